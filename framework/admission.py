@@ -1,0 +1,74 @@
+"""Offers: what admitting a waiting request would take, and taking it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .memory import Match, PageStore
+from .policy import Costs, Offer, Prefetch, Range, RestorePlan
+from .request import Missing, Request
+
+
+@dataclass(slots=True)
+class Admission:
+    """Makes offers from the store's residency and the restore plan of ``prefetch``."""
+
+    store: PageStore
+    prefetch: Prefetch
+    costs: Costs
+
+    def offer(self, request: Request) -> Offer:
+        """What ``request`` would take now. Changes nothing."""
+        return self._offer(request, self._match(request))
+
+    def _match(self, request: Request) -> Match:
+        return self.store.lookup(request.log, self._stored_tokens(request), request.conversation)
+
+    def _stored_tokens(self, request: Request) -> int:
+        return 0 if self.prefetch.reuses == "nothing" else request.known_tokens
+
+    def _offer(self, request: Request, match: Match) -> Offer:
+        plan = self.prefetch.restore(request, match.residency, self.costs)
+        check_plan(plan, request.known_tokens, self.prefetch.name)
+        missing = tuple((r.start, r.stop) for r in plan.ranges if r.action == "recompute")
+        pinned = self.store.pinned_by(match, used_tokens(plan))
+        return Offer(request, plan, missing, pinned, self.store.page_size, match.blocked)
+
+    def accept(self, request: Request) -> Offer | None:
+        """Lease what ``request`` reuses and set what it misses; None if another request computes the same pages now."""
+        match = self._match(request)
+        offer = self._offer(request, match)
+        if offer.blocked:
+            return None
+        keys = request.log.page_keys(self.store.page_size, self._stored_tokens(request))
+        lease = self.store.acquire(match, used_tokens(offer.restore), request.conversation, keys)
+        request.lease = lease
+        request.expect([self._missing(request, start, stop) for start, stop in offer.missing])
+        return offer
+
+    def _missing(self, request: Request, start: int, stop: int) -> Missing:
+        """Ranges are on page boundaries or in the request's own tail page, but for queries of pages that are stored."""
+        assert request.lease is not None
+        stored = stop <= request.lease.published * self.store.page_size
+        resident = stored and request.lease.table[start // self.store.page_size] >= 0
+        return Missing(start, stop, write=not resident)
+
+
+def used_tokens(plan: RestorePlan) -> int:
+    """How far into the context ``plan`` reaches with what is stored."""
+    return max((r.stop for r in plan.ranges if r.action != "recompute"), default=0)
+
+
+def check_plan(plan: RestorePlan, known_tokens: int, name: str) -> None:
+    """Raise RuntimeError unless the ranges of ``plan`` cover the context once and its last token is computed."""
+    end = 0
+    for part in plan.ranges:
+        if part.start != end or part.stop <= part.start:
+            raise RuntimeError(f"prefetch policy {name!r}: range {_text(part)} does not follow token {end}")
+        end = part.stop
+    if end != known_tokens or plan.ranges[-1].action != "recompute":
+        raise RuntimeError(f"prefetch policy {name!r}: {known_tokens} tokens wanted, the last one computed; got {end}")
+
+
+def _text(part: Range) -> str:
+    return f"{part.action} {part.start}..{part.stop}"

@@ -1,0 +1,382 @@
+"""The loop: plan, make room, compute, commit. One engine is one model instance."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .admission import Admission, used_tokens
+from .execution.contract import Batch, Clock, Executor, Segment, StepResult
+from .memory import Lease, OutOfPages, PageStore
+from .metrics.records import Recorder, RequestRecord, StepRecord
+from .policy import (
+    Compression,
+    Offer,
+    Plan,
+    Prefetch,
+    RequestView,
+    Scheduling,
+    Share,
+    Tier,
+    Truncation,
+    Writeback,
+)
+from .request import Missing, Request
+
+IDLE = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicies:
+    """The policies of one engine; eviction sits in the store, routing in the session."""
+
+    scheduling: Scheduling
+    prefetch: Prefetch
+    writeback: Writeback
+    truncation: Truncation
+    compression: Compression
+
+
+@dataclass(slots=True)
+class Iteration:
+    """What is being computed until ``end_s``."""
+
+    shares: list[Share]
+    result: StepResult
+    steps: int
+    end_s: float
+
+
+@dataclass(slots=True)
+class StepCounts:
+    """Tokens of an iteration by kind; ``decode`` those of one step."""
+
+    shares: list[Share]
+    prefill: int = 0
+    decode: int = 0
+    recompute: int = 0
+
+
+class Engine:
+    """Serves requests on one executor and one page store; a ``SchedulerView`` for its scheduling policy.
+
+    ``on_done`` is called when a request has all its tokens, before its pages are released.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        store: PageStore,
+        policies: EnginePolicies,
+        recorder: Recorder,
+        clock: Clock,
+        *,
+        max_tokens: int | None = None,
+        on_done: Callable[[Request, float], None] = lambda request, now: None,
+    ) -> None:
+        self.executor = executor
+        self.store = store
+        self.policies = policies
+        self.recorder = recorder
+        self.clock = clock
+        self.on_done = on_done
+        self.max_tokens = max_tokens
+        self.suspensions = 0
+        self._running: dict[int, Request] = {}
+        self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._admission = Admission(store, policies.prefetch, executor.costs)
+        self._current: Iteration | None = None
+
+    # --- what the scheduler sees --------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> Sequence[Request]:
+        """Admitted requests in order of admission."""
+        return list(self._running.values())
+
+    @property
+    def waiting(self) -> Collection[Request]:
+        """The queue, suspended requests first."""
+        return self._waiting.values()
+
+    @property
+    def device_pages(self) -> int:
+        """Capacity of the device tier."""
+        return self.store.device.capacity
+
+    @property
+    def available_pages(self) -> int:
+        """Device pages that are free or evictable."""
+        return self.store.available()
+
+    def pages_for(self, request: RequestView, tokens: int) -> int:
+        """New device pages for the next ``tokens`` missing tokens of a running request."""
+        assert isinstance(request, Request)
+        return sum(self.store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens))
+
+    def freed_by(self, request: RequestView) -> int:
+        """Device pages that suspending ``request`` makes available."""
+        assert isinstance(request, Request) and request.lease is not None
+        return self.store.held_alone(request.lease)
+
+    def offer(self, request: RequestView) -> Offer:
+        """What admitting ``request`` would take now."""
+        assert isinstance(request, Request)
+        return self._admission.offer(request)
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """True if there is nothing to do."""
+        return not (self._running or self._waiting or self._current)
+
+    def refuses(self, tokens: int) -> str | None:
+        """Why a request that grows to ``tokens`` tokens can never be served here, or None."""
+        room = self.device_pages * self.store.page_size
+        if tokens > room:
+            return f"needs {tokens} tokens of KV, the device tier holds {room}"
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            return f"needs {tokens} positions, the model has {self.max_tokens}"
+        return None
+
+    def submit(self, request: Request) -> None:
+        """Put ``request`` into the queue."""
+        self._waiting[request.id] = request
+
+    def step(self, now: float, horizon_s: float = IDLE) -> float:
+        """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing to do).
+
+        ``horizon_s`` is the next time at which something arrives: a stretch of decode steps does not run past it.
+        """
+        began = time.perf_counter()
+        if self._current is not None:
+            self._commit(self._current)
+        plan = self.policies.scheduling.plan(self)
+        for request in plan.suspended:
+            self._suspend(request)
+        shares = [share for share in plan.shares if self._admit(share, now)]
+        if not shares:
+            return self._stuck_or_idle(plan)
+        counts = self._count(shares)
+        batch = self._batch(shares, plan, horizon_s - now)
+        result = self.executor.run(batch)
+        return self._begin(batch, counts, result, now, time.perf_counter() - began)
+
+    def _stuck_or_idle(self, plan: Plan) -> float:
+        self._current = None
+        if plan.suspended:
+            return self.clock.now()
+        if self._running or self._waiting:
+            name = self.policies.scheduling.name
+            raise RuntimeError(f"scheduling policy {name!r} runs nothing of {len(self._waiting)} waiting requests")
+        return IDLE
+
+    # --- admission and suspension -------------------------------------------------------------------------------
+
+    def _admit(self, share: Share, now: float) -> bool:
+        """Make sure that the share can be computed now: lease its pages; False defers it."""
+        request = share.request
+        assert isinstance(request, Request)
+        if share.offer is not None:
+            offer = self._admission.accept(request)
+            if offer is None:
+                return False
+            self._note_admission(request, offer, now)
+        assert request.lease is not None
+        try:
+            for start, stop in request.peek(min(share.tokens, request.missing_tokens)):
+                self.store.extend(request.lease, start, stop)
+        except OutOfPages:
+            if share.offer is None:
+                raise
+            self._release(request, used_tokens(share.offer.restore))
+            return False
+        if share.offer is not None:
+            del self._waiting[request.id]
+            self._running[request.id] = request
+        return True
+
+    def _note_admission(self, request: Request, offer: Offer, now: float) -> None:
+        record = request.record
+        if record.scheduled_s < 0:
+            record.scheduled_s = now
+            self._count_reuse(record, offer)
+            request.recompute_left = record.recomputed
+        else:
+            again = max(0, request.computed_before - used_tokens(offer.restore))
+            record.preempted += again
+            request.recompute_left = again
+
+    def _count_reuse(self, record: RequestRecord, offer: Offer) -> None:
+        page = self.store.page_size
+        limit = record.reusable_tokens
+        by_tier = dict.fromkeys(Tier, 0)
+        for part in offer.restore.ranges:
+            if part.action != "recompute":
+                by_tier[part.tier] += max(0, min(part.stop, limit) - part.start)
+        record.reused_device, record.reused_host = by_tier[Tier.DEVICE], by_tier[Tier.HOST]
+        record.reused_disk, record.reused_remote = by_tier[Tier.DISK], by_tier[Tier.REMOTE]
+        reused = sum(by_tier.values())
+        record.recomputed = limit - reused - record.dropped
+        record.reusable_pages, record.reused_pages = limit // page, min(reused, limit) // page
+
+    def _suspend(self, request: RequestView) -> None:
+        assert isinstance(request, Request)
+        request.computed_before = request.computed_tokens
+        self._release(request, request.computed_tokens)
+        del self._running[request.id]
+        self._waiting[request.id] = request
+        self._waiting.move_to_end(request.id, last=False)
+        request.record.suspensions += 1
+        self.suspensions += 1
+
+    def _release(self, request: Request, computed_tokens: int) -> None:
+        assert request.lease is not None
+        self.store.release(request.lease, request.log, computed_tokens, self.policies.prefetch.reuses)
+        request.lease = None
+        request.expect([Missing(0, request.known_tokens)])
+
+    # --- computing ----------------------------------------------------------------------------------------------
+
+    def _batch(self, shares: list[Share], plan: Plan, limit_s: float) -> Batch:
+        steps = self._stretch(shares) if plan.stable else 1
+        requests = [_request(share) for share in shares]
+        for request in requests if steps > 1 else ():
+            _lease(request).reserve(-(-(request.known_tokens + steps) // self.store.page_size))
+        batch = Batch([part for share in shares for part in self._segments(share)], steps)
+        if steps > 1:
+            if limit_s < IDLE:
+                batch.steps = self.executor.duration_until(batch, limit_s)
+            for request in requests:
+                known = request.known_tokens
+                self.store.extend(_lease(request), known - 1, known - 1 + batch.steps)
+        return batch
+
+    def _segments(self, share: Share) -> list[Segment]:
+        request = _request(share)
+        table = _lease(request).table
+        parts = request.take(share.tokens)
+        forced = request.forced_token()
+        sample = not request.missing
+        return [
+            Segment(
+                request.id,
+                request.log,
+                part.start,
+                part.stop - part.start,
+                table,
+                part.write,
+                sample and part is parts[-1],
+                forced,
+            )
+            for part in parts
+        ]
+
+    def _stretch(self, shares: list[Share]) -> int:
+        """How many equal decode steps may follow one another: until a request ends or pages run out."""
+        longest = self.executor.max_steps
+        if longest == 1 or any(share.offer is not None or _request(share).missing_tokens != 1 for share in shares):
+            return 1
+        longest = min(longest, *(_request(share).remaining_tokens for share in shares))
+        known = np.array([share.request.known_tokens for share in shares])
+        page, room = self.store.page_size, self.store.available()
+
+        def pages(steps: int) -> int:
+            return int((-(-(known - 1 + steps) // page) - -(-known // page)).sum())
+
+        if pages(longest) <= room:
+            return longest
+        fits = 1
+        while longest - fits > 1:
+            middle = (fits + longest) // 2
+            fits, longest = (middle, longest) if pages(middle) <= room else (fits, middle)
+        return fits
+
+    def _begin(self, batch: Batch, counts: StepCounts, result: StepResult, now: float, wall_s: float) -> float:
+        end_s = self.clock.ends(now, result.duration_s)
+        record = StepRecord(
+            start_s=now,
+            duration_s=end_s - now,
+            n_steps=batch.steps,
+            prefill_tokens=counts.prefill,
+            decode_tokens=counts.decode * batch.steps,
+            recompute_tokens=counts.recompute,
+            running=len(self._running),
+            waiting=len(self._waiting),
+            device_pages=self.store.device.used_pages,
+            overhead_s=0.0 if result.forward_s is None else max(0.0, wall_s - result.forward_s),
+        )
+        self.recorder.step(record)
+        self._current = Iteration(counts.shares, result, batch.steps, end_s)
+        return end_s
+
+    def _count(self, shares: list[Share]) -> StepCounts:
+        counts = StepCounts(shares)
+        for share in shares:
+            request = _request(share)
+            if request.generated_tokens and request.missing_tokens == 1 and share.offer is None:
+                counts.decode += 1
+            else:
+                again = min(request.recompute_left, share.tokens)
+                request.recompute_left -= again
+                counts.prefill += share.tokens
+                counts.recompute += again
+        return counts
+
+    # --- committing ---------------------------------------------------------------------------------------------
+
+    def _commit(self, done: Iteration) -> None:
+        self._current = None
+        chosen = iter(done.result.tokens)
+        for share in done.shares:
+            request = _request(share)
+            if share.tokens > 1 or share.offer is not None or request.missing:
+                self._publish(request)
+            if not request.missing:
+                self._generate(request, next(chosen, -1), done)
+
+    def _publish(self, request: Request) -> None:
+        if self.policies.prefetch.reuses != "nothing":
+            self.store.publish(_lease(request), request.log, request.computed_tokens)
+
+    def _generate(self, request: Request, token: int, done: Iteration) -> None:
+        record, steps = request.record, done.steps
+        request.log.extend(steps, self._ids(request, token, steps))
+        if token >= 0:
+            record.output_ids.append(token)
+        request.generated_tokens += steps
+        record.token_times.append((done.end_s, steps))
+        if record.first_token_s < 0:
+            record.first_token_s = done.end_s
+        if request.remaining_tokens:
+            request.expect([Missing(request.known_tokens - 1, request.known_tokens)])
+        else:
+            self._finish(request, done.end_s)
+
+    def _ids(self, request: Request, token: int, steps: int) -> NDArray[np.int32] | None:
+        if request.forced is not None:
+            return request.forced[request.generated_tokens : request.generated_tokens + steps]
+        return np.array([token], dtype=np.int32) if token >= 0 else None
+
+    def _finish(self, request: Request, now: float) -> None:
+        request.record.completion_s = now
+        self.on_done(request, now)
+        self._release(request, request.known_tokens - 1)
+        del self._running[request.id]
+        self.recorder.request(request.record)
+
+
+def _request(share: Share) -> Request:
+    assert isinstance(share.request, Request)
+    return share.request
+
+
+def _lease(request: Request) -> Lease:
+    assert request.lease is not None
+    return request.lease

@@ -1,0 +1,95 @@
+"""A run: consecutive pages of one chain with equal residency, pins and last use; the node of the store's radix tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policy import Tier
+
+Slots = NDArray[np.int32]
+Keys = NDArray[np.int64]
+
+
+class Run:
+    """One node of the page tree. Only the store writes to it; policies read it as a ``RunView``.
+
+    ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``kids[tier]`` how many direct
+    children are resident there, ``fill`` the tokens in its last page (less than a page only for a conversation's partial
+    tail), ``claimed`` that its pages are being computed, ``shared`` that more than one conversation used it.
+    """
+
+    __slots__ = (
+        "children",
+        "claimed",
+        "conversation",
+        "fill",
+        "inserted",
+        "keys",
+        "kids",
+        "last_use",
+        "parent",
+        "pins",
+        "shared",
+        "slots",
+        "start",
+        "tails",
+        "uses",
+    )
+
+    def __init__(self, parent: Run | None, keys: Keys, start: int, fill: int, conversation: int, tick: int) -> None:
+        self.parent = parent
+        self.keys = keys
+        self.start = start
+        self.fill = fill
+        self.conversation = conversation
+        self.inserted = self.last_use = tick
+        self.children: dict[int, Run] = {}
+        self.tails: dict[int, Run] = {}
+        self.slots: list[Slots | None] = [None] * len(Tier)
+        self.kids = [0] * len(Tier)
+        self.pins = 0
+        self.uses = 1
+        self.claimed = False
+        self.shared = False
+
+    @property
+    def pages(self) -> int:
+        """Number of pages."""
+        return len(self.keys)
+
+    @property
+    def is_tail(self) -> bool:
+        """True for a conversation's own partial page."""
+        return self.parent is not None and self.parent.tails.get(self.conversation) is self
+
+    @property
+    def resident(self) -> bool:
+        """True if any tier holds it."""
+        return any(slots is not None for slots in self.slots)
+
+    def chain(self) -> Iterator[Run]:
+        """This run and its ancestors, deepest first, without the root."""
+        run = self
+        while run.parent is not None:
+            yield run
+            run = run.parent
+
+    def below(self) -> Iterator[Run]:
+        """All runs of the subtree, this one included."""
+        stack = [self]
+        while stack:
+            run = stack.pop()
+            yield run
+            stack.extend(run.children.values())
+            stack.extend(run.tails.values())
+
+
+def common_pages(a: Keys, b: Keys) -> int:
+    """Length of the common prefix of two key arrays."""
+    n = min(len(a), len(b))
+    differs = a[:n] != b[:n]
+    first = int(differs.argmax()) if n else 0
+    return first if n and differs[first] else n

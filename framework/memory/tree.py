@@ -1,0 +1,86 @@
+"""The radix tree of runs: finding, splitting and pruning. It knows structure, not capacity."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..policy import Tier
+from ..workloads.tokens import TokenLog
+from .run import Keys, Run, common_pages
+
+
+class PageTree:
+    """Chains of pages by content key. The root is an empty run that never leaves."""
+
+    def __init__(self, page_size: int) -> None:
+        self.page_size = page_size
+        self.root = Run(None, np.empty(0, dtype=np.int64), 0, page_size, -1, 0)
+
+    def walk(self, keys: Keys) -> list[tuple[Run, int]]:
+        """The runs along ``keys`` with the number of pages that match in each; only the last may match in part."""
+        chain: list[tuple[Run, int]] = []
+        node, done = self.root, 0
+        while done < len(keys):
+            child = node.children.get(int(keys[done]))
+            if child is None:
+                break
+            matched = common_pages(child.keys, keys[done:])
+            chain.append((child, matched))
+            done += matched
+            if matched < child.pages:
+                break
+            node = child
+        return chain
+
+    def tail_of(self, node: Run, conversation: int, log: TokenLog, known_tokens: int) -> Run | None:
+        """The conversation's partial page after ``node`` if it is free and its tokens begin what follows."""
+        tail = node.tails.get(conversation)
+        if tail is None or tail.pins:
+            return None
+        stop = tail.start * self.page_size + tail.fill
+        same = stop <= known_tokens and log.tail_key(self.page_size, stop) == int(tail.keys[0])
+        return tail if same else None
+
+    def add(self, parent: Run, keys: Keys, start: int, conversation: int, tick: int) -> Run:
+        """A new run of full pages below ``parent``."""
+        run = Run(parent, keys, start, self.page_size, conversation, tick)
+        parent.children[int(keys[0])] = run
+        return run
+
+    def add_tail(self, parent: Run, key: int, start: int, fill: int, conversation: int, tick: int) -> Run:
+        """The conversation's partial page below ``parent``."""
+        run = Run(parent, np.array([key], dtype=np.int64), start, fill, conversation, tick)
+        parent.tails[conversation] = run
+        return run
+
+    def split(self, run: Run, pages: int) -> Run:
+        """Give the first ``pages`` pages of ``run`` to a new run above it, and return that one."""
+        assert 0 < pages < run.pages and run.parent is not None
+        upper = Run(run.parent, run.keys[:pages], run.start, self.page_size, run.conversation, run.inserted)
+        upper.last_use, upper.uses, upper.pins = run.last_use, run.uses, run.pins
+        upper.claimed, upper.shared = run.claimed, run.shared
+        for tier, slots in enumerate(run.slots):
+            if slots is not None:
+                upper.slots[tier], run.slots[tier] = slots[:pages], slots[pages:]
+                upper.kids[tier] = 1
+        run.parent.children[int(run.keys[0])] = upper
+        run.keys, run.start, run.parent = run.keys[pages:], run.start + pages, upper
+        upper.children[int(run.keys[0])] = run
+        return upper
+
+    def prune(self, run: Run) -> None:
+        """Forget ``run`` and its ancestors as far as nothing is resident, pinned or below them."""
+        while run.parent is not None and not (run.pins or run.children or run.tails or run.resident):
+            parent = run.parent
+            if parent.tails.get(run.conversation) is run:
+                del parent.tails[run.conversation]
+            else:
+                del parent.children[int(run.keys[0])]
+            run = parent
+
+
+def set_slots(run: Run, tier: Tier, slots: np.ndarray | None) -> None:  # type: ignore[type-arg]
+    """Make ``run`` resident in ``tier`` at ``slots`` (or not at all) and keep its parent's count."""
+    assert run.parent is not None
+    run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)
+    run.slots[tier] = slots

@@ -1,0 +1,51 @@
+"""The whole plug-in surface: one contract per policy family, and the read-only views that policies see.
+
+A policy *decides*; it never moves data, owns a slot, a pin or a counter. Each policy is a dataclass whose fields are its
+knobs, marked with :func:`register`; the registry finds it through the entry point ``kvarena.policies``. Views hold no
+future (no output lengths, no think times): only a policy that declares ``oracle = True`` is handed a :class:`Future`.
+
+Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event). Time inside policies is logical.
+"""
+
+from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
+from .views import Costs, Future, RequestView, RunView, TierView
+from .restoration import Action, Offer, Prefetch, Range, Residency, RestorePlan, Span
+from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
+from .families import Compression, Routing, Truncation, Writeback
+from .scheduling import Plan, SchedulerView, Scheduling, Share, serve_running
+
+__all__ = [
+    "Action",
+    "Compression",
+    "Costs",
+    "Eviction",
+    "FAMILIES",
+    "Future",
+    "Offer",
+    "Plan",
+    "Policy",
+    "Prefetch",
+    "Range",
+    "RequestView",
+    "Residency",
+    "RestorePlan",
+    "Routing",
+    "RunQueue",
+    "RunView",
+    "SchedulerView",
+    "Scheduling",
+    "Score",
+    "ScoredEviction",
+    "Share",
+    "Span",
+    "Tier",
+    "TierView",
+    "Truncation",
+    "Victim",
+    "Writeback",
+    "knobs",
+    "register",
+    "require_at_least",
+    "require_share",
+    "serve_running",
+]

@@ -1,0 +1,107 @@
+"""The family ``scheduling``: one iteration's plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from .base import Policy
+from .restoration import Offer
+from .views import RequestView
+
+
+class SchedulerView(Protocol):
+    """What the scheduler may look at. Nothing here is linear in the queue unless the policy walks it."""
+
+    @property
+    def running(self) -> Sequence[RequestView]:
+        """Admitted requests in order of admission."""
+        ...
+
+    @property
+    def waiting(self) -> Collection[RequestView]:
+        """The queue: suspended requests first, then by arrival."""
+        ...
+
+    @property
+    def device_pages(self) -> int:
+        """Capacity of the device tier."""
+        ...
+
+    @property
+    def available_pages(self) -> int:
+        """Device pages that are free or could be freed by eviction."""
+        ...
+
+    def pages_for(self, request: RequestView, tokens: int) -> int:
+        """New device pages that running ``request`` needs to compute its next ``tokens`` missing tokens."""
+        ...
+
+    def freed_by(self, request: RequestView) -> int:
+        """Device pages that suspending the running ``request`` makes available."""
+        ...
+
+    def offer(self, request: RequestView) -> Offer:
+        """What admitting the waiting ``request`` would take now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """``tokens`` of this iteration for ``request``; ``offer`` is set when it is admitted by this plan."""
+
+    request: RequestView
+    tokens: int
+    offer: Offer | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """One iteration: who runs, with how many tokens, who yields (in this order, before anyone runs).
+
+    ``stable``: the policy would decide the same at the following steps as long as no request arrives, finishes or is
+    suspended, no transfer completes, and pages suffice; the engine may then leap to the earliest such event.
+    """
+
+    shares: list[Share] = field(default_factory=list)
+    suspended: list[RequestView] = field(default_factory=list)
+    stable: bool = False
+
+
+class Scheduling(Policy, ABC):
+    """Which requests run in the next iteration, with how many tokens, and who yields."""
+
+    family: ClassVar[str] = "scheduling"
+
+    @abstractmethod
+    def plan(self, view: SchedulerView) -> Plan:
+        """Decide the next iteration. An empty plan means that nothing can run now."""
+
+
+def serve_running(
+    view: SchedulerView, plan: Plan, running: Iterable[RequestView], budget: int | None = None
+) -> tuple[int | None, int]:
+    """Give each request of ``running`` in turn what it misses, within ``budget`` tokens (None: no limit).
+
+    Where pages do not suffice, requests are suspended from the end of ``running``. Returns what is left of the budget and
+    the device pages that are still available.
+    """
+    room, queue = view.available_pages, list(running)
+    served = 0
+    while served < len(queue) and budget != 0:
+        request = queue[served]
+        tokens = request.missing_tokens if budget is None else min(request.missing_tokens, budget)
+        pages = view.pages_for(request, tokens)
+        while pages > room:
+            victim = queue.pop()
+            plan.suspended.append(victim)
+            room += view.freed_by(victim)
+            if victim is request:
+                return budget, room
+        plan.shares.append(Share(request, tokens))
+        room -= pages
+        budget = budget - tokens if budget is not None else None
+        served += 1
+    return budget, room

@@ -1,0 +1,107 @@
+"""What policies may look at. Read-only, and without the future."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Tier
+
+
+class RunView(Protocol):
+    """A run: consecutive pages of one chain with equal residency, pins and last use. Read-only for policies.
+
+    ``start`` is the index of its first page in the context, ``pages`` its length, ``last_use`` and ``inserted`` ticks,
+    ``uses`` how many requests used it (its insertion counts as one), ``conversation`` the one that used it last,
+    ``keys`` the int64 content keys of its pages, shape [pages].
+    """
+
+    @property
+    def parent(self) -> RunView | None: ...
+    @property
+    def keys(self) -> NDArray[np.int64]: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def pages(self) -> int: ...
+    @property
+    def last_use(self) -> int: ...
+    @property
+    def inserted(self) -> int: ...
+    @property
+    def uses(self) -> int: ...
+    @property
+    def conversation(self) -> int: ...
+    @property
+    def shared(self) -> bool:
+        """More than one conversation used it."""
+        ...
+
+
+class TierView(Protocol):
+    """What an eviction policy may ask about its tier."""
+
+    @property
+    def capacity(self) -> int:
+        """Pages the tier holds."""
+        ...
+
+    @property
+    def tick(self) -> int:
+        """The current logical time."""
+        ...
+
+    def evictable(self, run: RunView) -> bool:
+        """True if ``run`` may be named as a victim now: resident here, not pinned, and, where the system can use only
+        leading runs (``Prefetch.holes`` False), without a resident child."""
+        ...
+
+
+class Future(Protocol):
+    """What only an oracle sees."""
+
+    def next_use(self, run: RunView) -> float:
+        """When ``run`` will next be asked for, in seconds of the run's clock; ``inf`` if never."""
+        ...
+
+
+class Costs(Protocol):
+    """Recompute, load and copy costs in seconds; both backends fill it, so that policies and simulator agree."""
+
+    def recompute_s(self, start: int, stop: int) -> float:
+        """Time to compute the tokens ``start`` .. ``stop`` of a context, given everything before them."""
+        ...
+
+    def load_s(self, tokens: int, tier: Tier) -> float:
+        """Time to bring ``tokens`` from ``tier`` to the device over an idle link."""
+        ...
+
+
+class RequestView(Protocol):
+    """A request as a policy sees it. ``known_tokens`` = input + generated so far; ``computed_tokens`` have K/V."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def conversation(self) -> int: ...
+    @property
+    def turn(self) -> int: ...
+    @property
+    def arrival_s(self) -> float: ...
+    @property
+    def order(self) -> int:
+        """Position in arrival order: unique, smaller is earlier."""
+        ...
+
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def generated_tokens(self) -> int: ...
+    @property
+    def known_tokens(self) -> int: ...
+    @property
+    def missing_tokens(self) -> int:
+        """Tokens to compute before the next output token: 1 while decoding, more in prefill; 0 only when finished."""
+        ...

@@ -1,0 +1,98 @@
+"""A request on its way through the engine."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .memory import Lease
+from .metrics.records import RequestRecord
+from .workloads.tokens import TokenLog
+
+
+@dataclass(slots=True)
+class Missing:
+    """Tokens ``start`` .. ``stop`` to compute; ``write`` False if their K/V are stored and only their queries are needed."""
+
+    start: int
+    stop: int
+    write: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One turn being served; a ``RequestView`` for policies, which must not look at ``target_tokens`` or ``forced``.
+
+    ``log`` is the context, extended as tokens are generated. ``missing`` is the ordered set of ranges without K/V: many
+    tokens in prefill, the newest one while decoding. ``lease`` is None while the request waits.
+    """
+
+    id: int
+    conversation: int
+    turn: int
+    arrival_s: float
+    order: int
+    input_tokens: int
+    target_tokens: int
+    log: TokenLog
+    record: RequestRecord
+    forced: NDArray[np.int32] | None = None
+    generated_tokens: int = 0
+    missing: deque[Missing] = field(default_factory=deque)
+    missing_tokens: int = 0
+    lease: Lease | None = None
+    computed_before: int = 0
+    recompute_left: int = 0
+
+    @property
+    def known_tokens(self) -> int:
+        """Input and generated tokens."""
+        return self.input_tokens + self.generated_tokens
+
+    @property
+    def computed_tokens(self) -> int:
+        """Length of the leading part of the context that has K/V."""
+        return self.missing[0].start if self.missing else self.known_tokens
+
+    @property
+    def remaining_tokens(self) -> int:
+        """Tokens still to generate. The future: not for policies."""
+        return self.target_tokens - self.generated_tokens
+
+    def take(self, tokens: int) -> list[Missing]:
+        """The first ``tokens`` missing tokens, as ranges; they count as computed from now on."""
+        taken: list[Missing] = []
+        self.missing_tokens -= tokens
+        while tokens:
+            first = self.missing[0]
+            stop = min(first.stop, first.start + tokens)
+            taken.append(Missing(first.start, stop, first.write))
+            tokens -= stop - first.start
+            if stop == first.stop:
+                self.missing.popleft()
+            else:
+                first.start = stop
+        return taken
+
+    def peek(self, tokens: int) -> list[tuple[int, int]]:
+        """The first ``tokens`` missing tokens, as (start, stop) ranges."""
+        ranges: list[tuple[int, int]] = []
+        for part in self.missing:
+            stop = min(part.stop, part.start + tokens)
+            ranges.append((part.start, stop))
+            tokens -= stop - part.start
+            if not tokens:
+                break
+        return ranges
+
+    def expect(self, missing: list[Missing]) -> None:
+        """Set what has to be computed next."""
+        self.missing = deque(missing)
+        self.missing_tokens = sum(part.stop - part.start for part in missing)
+
+    def forced_token(self, ahead: int = 0) -> int:
+        """The workload's own next token, -1 where the model is free."""
+        return -1 if self.forced is None else int(self.forced[self.generated_tokens + ahead])

@@ -1,0 +1,234 @@
+"""Arrivals, clock and instances: a workload served from its first turn to its last."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .engine import IDLE, Engine
+from .execution.contract import Clock
+from .metrics.records import Recorder, RequestRecord
+from .policy import Routing, RunView
+from .request import Missing, Request
+from .workloads.conversation import Conversation, Turn, Workload
+from .workloads.reuse import PrefixIndex
+from .workloads.tokens import TokenLog
+
+
+@dataclass(slots=True, eq=False)
+class Dialogue:
+    """A conversation in progress: ``next_turn`` has not arrived yet, ``open_turns`` are being served."""
+
+    conversation: Conversation
+    log: TokenLog
+    next_turn: int = 0
+    open_turns: int = 0
+
+    def turn(self) -> Turn | None:
+        """The next turn, or None after the last."""
+        turns = self.conversation.turns
+        return turns[self.next_turn] if self.next_turn < len(turns) else None
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """When each conversation's next turn arrives, as far as that is known; the ``Future`` of oracle policies."""
+
+    next_s: dict[int, float] = field(default_factory=dict)
+
+    def next_use(self, run: RunView) -> float:
+        """See ``Future.next_use``; a run that several conversations share counts as wanted at once."""
+        return 0.0 if run.shared else self.next_s.get(run.conversation, IDLE)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a session is. ``requests`` counts finished and failed ones, ``failed`` the latter."""
+
+    now_s: float = 0.0
+    requests: int = 0
+    failed: int = 0
+    conversations: int = 0
+    total_conversations: int = 0
+
+
+class Session:
+    """Runs ``workload`` on ``engines``.
+
+    Conversations start at their time; a turn that continues its conversation arrives ``think_s`` after the previous reply
+    (or at its own ``arrival_s``, if later), a turn with its own context at its ``arrival_s`` whatever happened before.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        engines: Sequence[Engine],
+        routing: Routing,
+        clock: Clock,
+        recorder: Recorder,
+        *,
+        arrivals: Arrivals,
+        warmup: int = 0,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.workload = workload
+        self.engines = engines
+        self.routing = routing
+        self.clock = clock
+        self.recorder = recorder
+        self.arrivals = arrivals
+        self.warmup = warmup
+        self.on_progress = on_progress
+        self.progress = Progress(total_conversations=len(workload))
+        self._conversations = iter(workload.conversations())
+        self._upcoming = next(self._conversations, None)
+        self._heap: list[tuple[float, int, Dialogue]] = []
+        self._pushed = 0
+        self._arrived = 0
+        self._active: dict[int, Dialogue] = {}
+        self._at_barrier: list[Dialogue] = []
+        self._reuse = PrefixIndex()
+        self._wake = [IDLE] * len(engines)
+        for engine in engines:
+            engine.on_done = self._done
+
+    def run(self) -> Progress:
+        """Serve everything; returns when no request is left."""
+        while (now := min(self._next_arrival(), *self._wake)) < IDLE:
+            self.clock.wait_until(now)
+            self._admit_arrivals(self.clock.now())
+            for index, engine in enumerate(self.engines):
+                if self._wake[index] <= self.clock.now():
+                    self._wake[index] = engine.step(max(self.clock.now(), self._wake[index]), self._next_arrival())
+            self.progress.now_s = self.clock.now()
+            self.on_progress(self.progress)
+        return self.progress
+
+    # --- arrivals -----------------------------------------------------------------------------------------------
+
+    def _next_arrival(self) -> float:
+        start = self._upcoming.start_s if self._upcoming is not None else IDLE
+        return min(start, self._heap[0][0]) if self._heap else start
+
+    def _admit_arrivals(self, now: float) -> None:
+        while self._next_arrival() <= now:
+            if self._upcoming is not None and (not self._heap or self._upcoming.start_s <= self._heap[0][0]):
+                conversation = self._upcoming
+                self._upcoming = next(self._conversations, None)
+                dialogue = Dialogue(conversation, self.workload.new_log(conversation))
+                self._active[conversation.id] = dialogue
+                self._arrive(dialogue, conversation.start_s)
+            else:
+                arrival_s, _, dialogue = heapq.heappop(self._heap)
+                self._arrive(dialogue, arrival_s)
+
+    def _arrive(self, dialogue: Dialogue, arrival_s: float) -> None:
+        turn = dialogue.turn()
+        assert turn is not None
+        request = self._request(dialogue, turn, arrival_s)
+        dialogue.next_turn += 1
+        if (following := dialogue.turn()) is not None and following.log is not None:
+            self._schedule(dialogue, following.arrival_s or arrival_s)
+        engine = self.routing.route(request, len(self.engines))
+        refusal = self.engines[engine].refuses(request.input_tokens + request.target_tokens)
+        if refusal is not None:
+            self._fail(dialogue, request, refusal)
+            return
+        dialogue.open_turns += 1
+        self.engines[engine].submit(request)
+        self._wake[engine] = min(self._wake[engine], self.clock.now())
+
+    def _request(self, dialogue: Dialogue, turn: Turn, arrival_s: float) -> Request:
+        conversation = dialogue.conversation.id
+        log, history = dialogue.log, len(dialogue.log)
+        if turn.log is not None:
+            log, history = turn.log, turn.history_tokens
+        else:
+            log.extend(turn.prompt_tokens, turn.prompt_ids)
+        tokens = len(log)
+        record = RequestRecord(
+            request=self._arrived,
+            conversation=conversation,
+            turn=dialogue.next_turn,
+            arrival_s=arrival_s,
+            prompt_tokens=turn.prompt_tokens,
+            history_tokens=history,
+            reusable_tokens=self._reuse.arrive(conversation, log, tokens),
+            output_tokens=turn.output_tokens,
+            warmup=self._arrived < self.warmup,
+        )
+        request = Request(
+            id=self._arrived,
+            conversation=conversation,
+            turn=dialogue.next_turn,
+            arrival_s=arrival_s,
+            order=self._arrived,
+            input_tokens=tokens,
+            target_tokens=turn.output_tokens,
+            log=log,
+            record=record,
+            forced=turn.reply_ids,
+        )
+        request.expect([Missing(0, tokens)])
+        self._arrived += 1
+        return request
+
+    def _schedule(self, dialogue: Dialogue, arrival_s: float) -> None:
+        self._pushed += 1
+        self.arrivals.next_s[dialogue.conversation.id] = arrival_s
+        heapq.heappush(self._heap, (arrival_s, self._pushed, dialogue))
+
+    # --- completions --------------------------------------------------------------------------------------------
+
+    def _done(self, request: Request, now: float) -> None:
+        dialogue = self._active[request.conversation]
+        self._reuse.replied(request.conversation, request.log, request.known_tokens)
+        self.progress.requests += 1
+        dialogue.open_turns -= 1
+        following = dialogue.turn()
+        if following is None:
+            self._end(dialogue, now)
+        elif following.log is None:
+            self._follow(dialogue, following, now)
+
+    def _follow(self, dialogue: Dialogue, turn: Turn, now: float) -> None:
+        if self.workload.barrier:
+            self._at_barrier.append(dialogue)
+            self._open_barrier(now)
+        elif turn.arrival_s is not None:
+            self._schedule(dialogue, max(turn.arrival_s, now))
+        else:
+            self._schedule(dialogue, now + turn.think_s)
+
+    def _open_barrier(self, now: float) -> None:
+        if self._at_barrier and len(self._at_barrier) == len(self._active) and self._upcoming is None:
+            for dialogue in sorted(self._at_barrier, key=lambda dialogue: dialogue.conversation.id):
+                self._schedule(dialogue, now)
+            self._at_barrier.clear()
+
+    def _end(self, dialogue: Dialogue, now: float) -> None:
+        if dialogue.open_turns:
+            return
+        del self._active[dialogue.conversation.id]
+        self.arrivals.next_s.pop(dialogue.conversation.id, None)
+        self.progress.conversations += 1
+        self._open_barrier(now)
+
+    def _fail(self, dialogue: Dialogue, request: Request, reason: str) -> None:
+        """The request cannot be served; turns that build on it cannot either."""
+        request.record.status = f"failed: {reason}"
+        self.recorder.request(request.record)
+        self.progress.requests += 1
+        self.progress.failed += 1
+        following = dialogue.turn()
+        while following is not None and following.log is None:
+            skipped = self._request(dialogue, following, request.arrival_s)
+            skipped.record.status = "skipped: an earlier turn failed"
+            self.recorder.request(skipped.record)
+            self.progress.requests += 1
+            self.progress.failed += 1
+            dialogue.next_turn += 1
+            following = dialogue.turn()
+        if following is None:
+            self._end(dialogue, request.arrival_s)

@@ -1,0 +1,16 @@
+"""K and V are stored as the model computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...framework.policy import Compression, register
+
+
+@register("compression", "none")
+@dataclass
+class NoCompression(Compression):
+    """The native form."""
+
+    def bytes_per_token(self, native_bytes: int) -> float:
+        return native_bytes

@@ -1,0 +1,109 @@
+"""S3-FIFO: three static queues."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...framework.policy import Eviction, Future, RunQueue, RunView, TierView, Victim, register
+
+
+@register("eviction", "s3fifo")
+@dataclass
+class S3FIFO(Eviction):
+    """Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, Algorithm 1.
+
+    New pages enter a small FIFO; those used more than ``promote_above`` times there move to the main FIFO, the others leave
+    and are remembered in a ghost FIFO. A page that returns while remembered enters the main FIFO. The main FIFO gives
+    each used page another round, at most ``max_count`` of them.
+
+    Defaults are the paper's: small 10 %, ghost 90 % of the capacity, counters of two bits. Deviations: queues hold runs, not
+    single pages (sizes are in pages; a run is a returning one if its first page is remembered); pinned runs and runs with a
+    resident child where those may not leave are passed over.
+    """
+
+    small_ratio: float = 0.1
+    ghost_ratio: float = 0.9
+    promote_above: int = 1
+    max_count: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.small_ratio < 1:
+            raise ValueError(f"small_ratio is {self.small_ratio}; it must be between 0 and 1")
+        if self.ghost_ratio < 0:
+            raise ValueError(f"ghost_ratio is {self.ghost_ratio}; it must not be negative")
+
+    def bind(self, view: TierView, future: Future | None = None) -> None:
+        super().bind(view, future)
+        self._small, self._main = RunQueue(view), RunQueue(view)
+        self._count: dict[RunView, int] = {}
+        self._ghost: OrderedDict[int, None] = OrderedDict()
+        self._entered = 0
+
+    def _enter(self, queue: RunQueue, run: RunView) -> None:
+        self._entered += 1
+        queue.push(run, self._entered)
+
+    def inserted(self, run: RunView, pages: int) -> None:
+        for queue in (self._small, self._main):
+            if run in queue:
+                queue.grow(pages)
+                return
+        self._count[run] = 0
+        self._enter(self._main if int(run.keys[0]) in self._ghost else self._small, run)
+        for key in run.keys.tolist():
+            self._ghost.pop(key, None)
+
+    def accessed(self, run: RunView) -> None:
+        self._count[run] = min(self._count[run] + 1, self.max_count)
+
+    def released(self, run: RunView) -> None:
+        self._small.wake(run)
+        self._main.wake(run)
+
+    def split(self, upper: RunView, lower: RunView) -> None:
+        self._count[upper] = self._count[lower]
+        (self._small if lower in self._small else self._main).split(upper, lower)
+
+    def removed(self, run: RunView, evicted: bool) -> None:
+        if evicted and run in self._small:
+            self._remember(run.keys)
+        for queue in (self._small, self._main):
+            queue.remove(run)
+            queue.wake(run.parent)
+        self._count.pop(run, None)
+
+    def _remember(self, keys: NDArray[np.int64]) -> None:
+        self._ghost.update(dict.fromkeys(keys.tolist()))
+        while len(self._ghost) > int(self.ghost_ratio * self.view.capacity):
+            self._ghost.popitem(last=False)
+
+    def victims(self, need: int) -> Iterator[Victim]:
+        while need > 0:
+            run = self._from_small() if self._small_is_full() else None
+            run = run or self._from_main() or self._from_small()
+            if run is None:
+                return
+            pages = min(run.pages, need)
+            need -= pages
+            yield Victim(run, pages)
+
+    def _small_is_full(self) -> bool:
+        return self._small.pages >= int(self.small_ratio * self.view.capacity)
+
+    def _from_small(self) -> RunView | None:
+        while (run := self._small.first()) is not None and self._count[run] > self.promote_above:
+            self._small.remove(run)
+            self._count[run] = 0
+            self._enter(self._main, run)
+        return run
+
+    def _from_main(self) -> RunView | None:
+        while (run := self._main.first()) is not None and self._count[run] > 0:
+            self._count[run] -= 1
+            self._enter(self._main, run)
+        return run

@@ -1,0 +1,49 @@
+"""vLLM V1's scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...framework.policy import Plan, SchedulerView, Scheduling, Share, register, require_at_least, serve_running
+
+
+@register("scheduling", "chunked")
+@dataclass
+class Chunked(Scheduling):
+    """Running requests first, then waiting ones, under one token budget; prefills are chunked to what is left of it.
+
+    vLLM V1 (``v1/core/sched/scheduler.py``, FCFS): no phases; when pages run out the last admitted request is preempted,
+    its pages are released and it is computed again later; nothing is admitted in an iteration that preempted; the first
+    waiting request that does not fit ends admission. Defaults are vLLM's for an A100 API server: 2,048 tokens, 256
+    sequences. Deviation: a request whose next page is being computed by another is passed over until it is there.
+    """
+
+    max_batched_tokens: int = 2048
+    max_running: int = 256
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "max_batched_tokens", "max_running")
+
+    def plan(self, view: SchedulerView) -> Plan:
+        plan = Plan(stable=True)
+        budget, room = serve_running(view, plan, view.running, self.max_batched_tokens)
+        if budget and not plan.suspended:
+            self._admit(view, plan, budget, room)
+        return plan
+
+    def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int) -> None:
+        slots = self.max_running - len(view.running)
+        for request in view.waiting:
+            if not (slots and budget):
+                return
+            offer = view.offer(request)
+            if offer.blocked:
+                continue
+            tokens = min(offer.compute_tokens, budget)
+            pages = offer.pages_for(tokens) + offer.pinned_pages
+            if pages > room:
+                return
+            plan.shares.append(Share(request, tokens, offer))
+            room -= pages
+            budget -= tokens
+            slots -= 1

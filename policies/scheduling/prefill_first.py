@@ -1,0 +1,60 @@
+"""vLLM 0.2's scheduler: prompt-only or decode-only iterations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...framework.policy import (
+    Plan,
+    SchedulerView,
+    Scheduling,
+    Share,
+    register,
+    require_at_least,
+    require_share,
+    serve_running,
+)
+
+
+@register("scheduling", "prefill_first")
+@dataclass
+class PrefillFirst(Scheduling):
+    """If waiting requests can be admitted the iteration computes their prompts alone, else it decodes.
+
+    vLLM 0.2 (Kwon et al., SOSP 2023, section 4.5): FCFS, whole prompts, at most ``max_batched_tokens`` of them (a longer one
+    runs alone); ``watermark`` of the pages stays free at admission; when decoding runs out of pages the latest arrival is
+    preempted and computed again later, and nothing is admitted in that iteration. Defaults are vLLM 0.2's.
+    """
+
+    max_batched_tokens: int = 2560
+    max_running: int = 256
+    watermark: float = 0.01
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, "max_batched_tokens", "max_running")
+        require_share(self, "watermark")
+
+    def plan(self, view: SchedulerView) -> Plan:
+        plan = Plan(stable=True)
+        self._prefill(view, plan)
+        if not plan.shares:
+            serve_running(view, plan, sorted(view.running, key=lambda request: request.order))
+        return plan
+
+    def _prefill(self, view: SchedulerView, plan: Plan) -> None:
+        slots = self.max_running - len(view.running)
+        room = view.available_pages - (int(self.watermark * view.device_pages) if view.running else 0)
+        budget = self.max_batched_tokens
+        for request in view.waiting:
+            if not slots:
+                return
+            offer = view.offer(request)
+            if offer.blocked:
+                continue
+            tokens, pages = offer.compute_tokens, offer.pages + offer.pinned_pages
+            if pages > room or (tokens > budget and plan.shares):
+                return
+            plan.shares.append(Share(request, tokens, offer))
+            room -= pages
+            budget -= tokens
+            slots -= 1
