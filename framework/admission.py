@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .memory import Match, PageStore
-from .policy import Costs, Offer, Prefetch, Range, RestorePlan
+from .metrics.records import RequestRecord
+from .policy import Costs, Offer, Prefetch, Range, RestorePlan, Tier
 from .request import Missing, Request
 
 
@@ -46,11 +47,35 @@ class Admission:
         request.expect([self._missing(request, start, stop) for start, stop in offer.missing])
         return offer
 
+    def note(self, request: Request, offer: Offer, now: float) -> None:
+        """Record when ``request`` was scheduled and what became of its reusable tokens, at its first admission."""
+        record = request.record
+        if record.scheduled_s < 0:
+            record.scheduled_s = now
+            self._count_reuse(record, offer)
+            request.recompute_left = record.recomputed
+        else:
+            again = max(0, request.computed_before - used_tokens(offer.restore))
+            record.preempted += again
+            request.recompute_left = again
+
+    def _count_reuse(self, record: RequestRecord, offer: Offer) -> None:
+        page = self.store.page_size
+        limit = record.reusable_tokens
+        by_tier = dict.fromkeys(Tier, 0)
+        for part in offer.restore.ranges:
+            if part.action != "recompute":
+                by_tier[part.tier] += max(0, min(part.stop, limit) - part.start)
+        record.reused_device, record.reused_host = by_tier[Tier.DEVICE], by_tier[Tier.HOST]
+        record.reused_disk, record.reused_remote = by_tier[Tier.DISK], by_tier[Tier.REMOTE]
+        reused = sum(by_tier.values())
+        record.recomputed = limit - reused - record.dropped
+        record.reusable_pages, record.reused_pages = limit // page, min(reused, limit) // page
+
     def _missing(self, request: Request, start: int, stop: int) -> Missing:
         """Ranges are on page boundaries or in the request's own tail page, but for queries of pages that are stored."""
-        assert request.lease is not None
-        stored = stop <= request.lease.published * self.store.page_size
-        resident = stored and request.lease.table[start // self.store.page_size] >= 0
+        stored = stop <= request.held.published * self.store.page_size
+        resident = stored and request.held.table[start // self.store.page_size] >= 0
         return Missing(start, stop, write=not resident)
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .admission import Admission, used_tokens
-from .execution.contract import Batch, Clock, Executor, Segment, StepResult
-from .memory import Lease, OutOfPages, PageStore
-from .metrics.records import Recorder, RequestRecord, StepRecord
+from .batching import Batcher, StepCounts, request_of
+from .execution.contract import Batch, Clock, Executor, StepResult
+from .memory import OutOfPages, PageStore
+from .metrics.records import Recorder, StepRecord
 from .policy import (
     Compression,
     Offer,
@@ -22,7 +23,6 @@ from .policy import (
     RequestView,
     Scheduling,
     Share,
-    Tier,
     Truncation,
     Writeback,
 )
@@ -50,16 +50,6 @@ class Iteration:
     result: StepResult
     steps: int
     end_s: float
-
-
-@dataclass(slots=True)
-class StepCounts:
-    """Tokens of an iteration by kind; ``decode`` those of one step."""
-
-    shares: list[Share]
-    prefill: int = 0
-    decode: int = 0
-    recompute: int = 0
 
 
 class Engine:
@@ -90,6 +80,7 @@ class Engine:
         self._running: dict[int, Request] = {}
         self._waiting: OrderedDict[int, Request] = OrderedDict()
         self._admission = Admission(store, policies.prefetch, executor.costs)
+        self._batcher = Batcher(store, executor)
         self._current: Iteration | None = None
 
     # --- what the scheduler sees --------------------------------------------------------------------------------
@@ -117,6 +108,8 @@ class Engine:
     def pages_for(self, request: RequestView, tokens: int) -> int:
         """New device pages for the next ``tokens`` missing tokens of a running request."""
         assert isinstance(request, Request)
+        if request.decoding:
+            return 0 if request.newest_has_page(self.store.page_size) else 1
         return sum(self.store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens))
 
     def freed_by(self, request: RequestView) -> int:
@@ -150,7 +143,8 @@ class Engine:
         self._waiting[request.id] = request
 
     def step(self, now: float, horizon_s: float = IDLE) -> float:
-        """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing to do).
+        """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing
+        to do).
 
         ``horizon_s`` is the next time at which something arrives: a stretch of decode steps does not run past it.
         """
@@ -163,8 +157,8 @@ class Engine:
         shares = [share for share in plan.shares if self._admit(share, now)]
         if not shares:
             return self._stuck_or_idle(plan)
-        counts = self._count(shares)
-        batch = self._batch(shares, plan, horizon_s - now)
+        counts = self._batcher.count(shares)
+        batch = self._batcher.build(shares, plan.stable, horizon_s - now)
         result = self.executor.run(batch)
         return self._begin(batch, counts, result, now, time.perf_counter() - began)
 
@@ -181,17 +175,17 @@ class Engine:
 
     def _admit(self, share: Share, now: float) -> bool:
         """Make sure that the share can be computed now: lease its pages; False defers it."""
-        request = share.request
-        assert isinstance(request, Request)
+        request = request_of(share)
+        if request.decoding and request.newest_has_page(self.store.page_size):
+            return True
         if share.offer is not None:
             offer = self._admission.accept(request)
             if offer is None:
                 return False
-            self._note_admission(request, offer, now)
-        assert request.lease is not None
+            self._admission.note(request, offer, now)
         try:
             for start, stop in request.peek(min(share.tokens, request.missing_tokens)):
-                self.store.extend(request.lease, start, stop)
+                self.store.extend(request.held, start, stop)
         except OutOfPages:
             if share.offer is None:
                 raise
@@ -201,30 +195,6 @@ class Engine:
             del self._waiting[request.id]
             self._running[request.id] = request
         return True
-
-    def _note_admission(self, request: Request, offer: Offer, now: float) -> None:
-        record = request.record
-        if record.scheduled_s < 0:
-            record.scheduled_s = now
-            self._count_reuse(record, offer)
-            request.recompute_left = record.recomputed
-        else:
-            again = max(0, request.computed_before - used_tokens(offer.restore))
-            record.preempted += again
-            request.recompute_left = again
-
-    def _count_reuse(self, record: RequestRecord, offer: Offer) -> None:
-        page = self.store.page_size
-        limit = record.reusable_tokens
-        by_tier = dict.fromkeys(Tier, 0)
-        for part in offer.restore.ranges:
-            if part.action != "recompute":
-                by_tier[part.tier] += max(0, min(part.stop, limit) - part.start)
-        record.reused_device, record.reused_host = by_tier[Tier.DEVICE], by_tier[Tier.HOST]
-        record.reused_disk, record.reused_remote = by_tier[Tier.DISK], by_tier[Tier.REMOTE]
-        reused = sum(by_tier.values())
-        record.recomputed = limit - reused - record.dropped
-        record.reusable_pages, record.reused_pages = limit // page, min(reused, limit) // page
 
     def _suspend(self, request: RequestView) -> None:
         assert isinstance(request, Request)
@@ -244,60 +214,6 @@ class Engine:
 
     # --- computing ----------------------------------------------------------------------------------------------
 
-    def _batch(self, shares: list[Share], plan: Plan, limit_s: float) -> Batch:
-        steps = self._stretch(shares) if plan.stable else 1
-        requests = [_request(share) for share in shares]
-        for request in requests if steps > 1 else ():
-            _lease(request).reserve(-(-(request.known_tokens + steps) // self.store.page_size))
-        batch = Batch([part for share in shares for part in self._segments(share)], steps)
-        if steps > 1:
-            if limit_s < IDLE:
-                batch.steps = self.executor.duration_until(batch, limit_s)
-            for request in requests:
-                known = request.known_tokens
-                self.store.extend(_lease(request), known - 1, known - 1 + batch.steps)
-        return batch
-
-    def _segments(self, share: Share) -> list[Segment]:
-        request = _request(share)
-        table = _lease(request).table
-        parts = request.take(share.tokens)
-        forced = request.forced_token()
-        sample = not request.missing
-        return [
-            Segment(
-                request.id,
-                request.log,
-                part.start,
-                part.stop - part.start,
-                table,
-                part.write,
-                sample and part is parts[-1],
-                forced,
-            )
-            for part in parts
-        ]
-
-    def _stretch(self, shares: list[Share]) -> int:
-        """How many equal decode steps may follow one another: until a request ends or pages run out."""
-        longest = self.executor.max_steps
-        if longest == 1 or any(share.offer is not None or _request(share).missing_tokens != 1 for share in shares):
-            return 1
-        longest = min(longest, *(_request(share).remaining_tokens for share in shares))
-        known = np.array([share.request.known_tokens for share in shares])
-        page, room = self.store.page_size, self.store.available()
-
-        def pages(steps: int) -> int:
-            return int((-(-(known - 1 + steps) // page) - -(-known // page)).sum())
-
-        if pages(longest) <= room:
-            return longest
-        fits = 1
-        while longest - fits > 1:
-            middle = (fits + longest) // 2
-            fits, longest = (middle, longest) if pages(middle) <= room else (fits, middle)
-        return fits
-
     def _begin(self, batch: Batch, counts: StepCounts, result: StepResult, now: float, wall_s: float) -> float:
         end_s = self.clock.ends(now, result.duration_s)
         record = StepRecord(
@@ -316,26 +232,13 @@ class Engine:
         self._current = Iteration(counts.shares, result, batch.steps, end_s)
         return end_s
 
-    def _count(self, shares: list[Share]) -> StepCounts:
-        counts = StepCounts(shares)
-        for share in shares:
-            request = _request(share)
-            if request.generated_tokens and request.missing_tokens == 1 and share.offer is None:
-                counts.decode += 1
-            else:
-                again = min(request.recompute_left, share.tokens)
-                request.recompute_left -= again
-                counts.prefill += share.tokens
-                counts.recompute += again
-        return counts
-
     # --- committing ---------------------------------------------------------------------------------------------
 
     def _commit(self, done: Iteration) -> None:
         self._current = None
         chosen = iter(done.result.tokens)
         for share in done.shares:
-            request = _request(share)
+            request = request_of(share)
             if share.tokens > 1 or share.offer is not None or request.missing:
                 self._publish(request)
             if not request.missing:
@@ -343,7 +246,7 @@ class Engine:
 
     def _publish(self, request: Request) -> None:
         if self.policies.prefetch.reuses != "nothing":
-            self.store.publish(_lease(request), request.log, request.computed_tokens)
+            self.store.publish(request.held, request.log, request.computed_tokens)
 
     def _generate(self, request: Request, token: int, done: Iteration) -> None:
         record, steps = request.record, done.steps
@@ -355,7 +258,7 @@ class Engine:
         if record.first_token_s < 0:
             record.first_token_s = done.end_s
         if request.remaining_tokens:
-            request.expect([Missing(request.known_tokens - 1, request.known_tokens)])
+            request.expect_newest()
         else:
             self._finish(request, done.end_s)
 
@@ -370,13 +273,3 @@ class Engine:
         self._release(request, request.known_tokens - 1)
         del self._running[request.id]
         self.recorder.request(request.record)
-
-
-def _request(share: Share) -> Request:
-    assert isinstance(share.request, Request)
-    return share.request
-
-
-def _lease(request: Request) -> Lease:
-    assert request.lease is not None
-    return request.lease

@@ -15,7 +15,7 @@ from .workloads.tokens import TokenLog
 
 @dataclass(slots=True)
 class Missing:
-    """Tokens ``start`` .. ``stop`` to compute; ``write`` False if their K/V are stored and only their queries are needed."""
+    """Tokens ``start`` .. ``stop`` to compute; ``write`` False if their K/V are stored and only queries are needed."""
 
     start: int
     stop: int
@@ -26,8 +26,9 @@ class Missing:
 class Request:
     """One turn being served; a ``RequestView`` for policies, which must not look at ``target_tokens`` or ``forced``.
 
-    ``log`` is the context, extended as tokens are generated. ``missing`` is the ordered set of ranges without K/V: many
-    tokens in prefill, the newest one while decoding. ``lease`` is None while the request waits.
+    ``log`` is the context, extended as tokens are generated. ``missing`` is the ordered set of ranges without K/V;
+    while ``decoding`` it is the newest token alone, which is not written out. ``lease`` is None while the request
+    waits.
     """
 
     id: int
@@ -43,6 +44,7 @@ class Request:
     generated_tokens: int = 0
     missing: deque[Missing] = field(default_factory=deque)
     missing_tokens: int = 0
+    decoding: bool = False
     lease: Lease | None = None
     computed_before: int = 0
     recompute_left: int = 0
@@ -55,17 +57,31 @@ class Request:
     @property
     def computed_tokens(self) -> int:
         """Length of the leading part of the context that has K/V."""
-        return self.missing[0].start if self.missing else self.known_tokens
+        return self.missing[0].start if self.missing else self.known_tokens - self.decoding
 
     @property
     def remaining_tokens(self) -> int:
         """Tokens still to generate. The future: not for policies."""
         return self.target_tokens - self.generated_tokens
 
+    @property
+    def held(self) -> Lease:
+        """The lease of a running request."""
+        assert self.lease is not None, "the request is not running"
+        return self.lease
+
+    def newest_has_page(self, page_size: int) -> bool:
+        """True if the page of the newest token is allocated."""
+        page, table = (self.known_tokens - 1) // page_size, self.held.table
+        return page < len(table) and bool(table[page] >= 0)
+
     def take(self, tokens: int) -> list[Missing]:
         """The first ``tokens`` missing tokens, as ranges; they count as computed from now on."""
-        taken: list[Missing] = []
         self.missing_tokens -= tokens
+        if self.decoding:
+            self.decoding = False
+            return [Missing(self.known_tokens - 1, self.known_tokens)]
+        taken: list[Missing] = []
         while tokens:
             first = self.missing[0]
             stop = min(first.stop, first.start + tokens)
@@ -79,6 +95,8 @@ class Request:
 
     def peek(self, tokens: int) -> list[tuple[int, int]]:
         """The first ``tokens`` missing tokens, as (start, stop) ranges."""
+        if self.decoding:
+            return [(self.known_tokens - 1, self.known_tokens)]
         ranges: list[tuple[int, int]] = []
         for part in self.missing:
             stop = min(part.stop, part.start + tokens)
@@ -92,6 +110,12 @@ class Request:
         """Set what has to be computed next."""
         self.missing = deque(missing)
         self.missing_tokens = sum(part.stop - part.start for part in missing)
+        self.decoding = False
+
+    def expect_newest(self) -> None:
+        """The newest token is to be computed next: the request decodes."""
+        self.missing_tokens = 1
+        self.decoding = True
 
     def forced_token(self, ahead: int = 0) -> int:
         """The workload's own next token, -1 where the model is free."""

@@ -56,8 +56,9 @@ class Progress:
 class Session:
     """Runs ``workload`` on ``engines``.
 
-    Conversations start at their time; a turn that continues its conversation arrives ``think_s`` after the previous reply
-    (or at its own ``arrival_s``, if later), a turn with its own context at its ``arrival_s`` whatever happened before.
+    Conversations start at their time; a turn that continues its conversation arrives ``think_s`` after the previous
+    reply (or at its own ``arrival_s``, if later), a turn with its own context at its ``arrival_s`` whatever happened
+    before.
     """
 
     def __init__(

@@ -53,10 +53,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """``tokens[i]``: the model's own choice after the i-th sampling segment, in batch order (-1 where there is no model).
+    """``tokens[i]``: the model's own choice after the i-th sampling segment, in batch order (-1 where there is no
+    model).
 
-    ``duration_s``: what the iteration took, measured or simulated, all ``steps`` together. ``forward_s``: the part of it
-    inside the model's forward pass, where it is measured.
+    ``duration_s``: what the iteration took, measured or simulated, all ``steps`` together. ``forward_s``: the part of
+    it inside the model's forward pass, where it is measured.
     """
 
     tokens: list[int]
@@ -94,8 +95,8 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
     def ends(self, started_s: float, duration_s: float) -> float:
-        """When an iteration that began at ``started_s`` and took ``duration_s`` ends: their sum on a virtual clock; now on
-        a real one, which has moved by itself."""
+        """When an iteration that began at ``started_s`` and took ``duration_s`` ends: their sum on a virtual clock;
+        now on a real one, which has moved by itself."""
         ...
 
     def wait_until(self, time_s: float) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def check_store(store: PageStore) -> None:
     """Raise AssertionError, saying what is wrong, unless the store is consistent.
 
-    Free + used = capacity per tier; no slot in two places; pins equal the leases that hold a run; parents, children, kids and
-    evictable counts agree; claims belong to leases.
+    Free + used = capacity per tier; no slot in two places; pins equal the leases that hold a run; parents, children,
+    kids and evictable counts agree; claims belong to leases.
     """
     runs = [run for run in store.tree.root.below() if run.parent is not None]
     _check_structure(store, runs)

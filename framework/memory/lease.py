@@ -28,9 +28,10 @@ class Lease:
     """A request's pages. ``table[p]`` is the device slot of page p, -1 where none is allocated yet.
 
     The first ``published`` pages are in the tree under ``leaf`` and its ancestors, all pinned; later ones are the
-    request's own. ``holes`` are pinned runs of that chain that were not resident, front first, ``filling`` those that have got
-    slots but are not computed yet. ``claim`` is the key of the next page that this request will publish. ``keys`` are those of the
-    input's full pages. ``private``: it can publish no more, because another request is filling a hole at the same place.
+    request's own. ``holes`` are pinned runs of that chain that were not resident, front first, ``filling`` those that
+    have got slots but are not computed yet. ``claim`` is the key of the next page that this request will publish.
+    ``keys`` are those of the input's full pages. ``private``: it can publish no more, because another request is
+    filling a hole at the same place.
     """
 
     conversation: int

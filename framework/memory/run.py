@@ -17,8 +17,8 @@ class Run:
     """One node of the page tree. Only the store writes to it; policies read it as a ``RunView``.
 
     ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``kids[tier]`` how many direct
-    children are resident there, ``fill`` the tokens in its last page (less than a page only for a conversation's partial
-    tail), ``claimed`` that its pages are being computed, ``shared`` that more than one conversation used it.
+    children are resident there, ``fill`` the tokens in its last page (less than a page only for a conversation's
+    partial tail), ``claimed`` that its pages are being computed, ``shared`` that more than one conversation used it.
     """
 
     __slots__ = (

@@ -109,8 +109,9 @@ class PageStore:
     def acquire(self, match: Match, tokens: int, conversation: int, keys: Keys) -> Lease:
         """Pin the pages of ``match`` that hold its first ``tokens`` tokens, holes between them included.
 
-        ``match`` must be fresh: nothing else may have happened in the store since the lookup. ``keys`` are those of all full
-        pages of the context: the first that is not held is claimed, so that nobody else computes it meanwhile.
+        ``match`` must be fresh: nothing else may have happened in the store since the lookup. ``keys`` are those of
+        all full pages of the context: the first that is not held is claimed, so that nobody else computes it
+        meanwhile.
         """
         self._advance()
         lease = Lease(conversation, self.tree.root, keys)
@@ -224,10 +225,9 @@ class PageStore:
 
         A page that was stored by someone else meanwhile is merged: the lease continues on the stored one.
         """
-        for run in lease.filling:
-            run.claimed = False
-        lease.filling.clear()
         pages = computed_tokens // self.page_size
+        while lease.filling and lease.filling[0].start + lease.filling[0].pages <= pages:
+            lease.filling.pop(0).claimed = False
         if lease.private or pages <= lease.published:
             return
         self._unclaim(lease)

@@ -1,25 +1,26 @@
 """The whole plug-in surface: one contract per policy family, and the read-only views that policies see.
 
-A policy *decides*; it never moves data, owns a slot, a pin or a counter. Each policy is a dataclass whose fields are its
-knobs, marked with :func:`register`; the registry finds it through the entry point ``kvarena.policies``. Views hold no
-future (no output lengths, no think times): only a policy that declares ``oracle = True`` is handed a :class:`Future`.
+A policy *decides*; it never moves data, owns a slot, a pin or a counter. Each policy is a dataclass whose fields are
+its knobs, marked with :func:`register`; the registry finds it through the entry point ``kvarena.policies``. Views
+hold no future (no output lengths, no think times): only a policy that declares ``oracle = True`` is handed a
+:class:`Future`.
 
 Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event). Time inside policies is logical.
 """
 
 from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
-from .views import Costs, Future, RequestView, RunView, TierView
-from .restoration import Action, Offer, Prefetch, Range, Residency, RestorePlan, Span
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
+from .restoration import Action, Offer, Prefetch, Range, Residency, RestorePlan, Span
 from .scheduling import Plan, SchedulerView, Scheduling, Share, serve_running
+from .views import Costs, Future, RequestView, RunView, TierView
 
 __all__ = [
+    "FAMILIES",
     "Action",
     "Compression",
     "Costs",
     "Eviction",
-    "FAMILIES",
     "Future",
     "Offer",
     "Plan",

@@ -31,8 +31,8 @@ class Eviction(Policy, ABC):
 
     The store reports every change; hooks must be cheap (amortised O(log runs)) and change nothing but the policy's own
     order. Only pages for which ``view.evictable`` holds may be named; the store checks. A run that is split keeps its
-    identity as the *lower* (tail) part; ``upper`` is new. The store splits before it removes a part, so what is removed is
-    always a whole run. Runs hash and compare by identity.
+    identity as the *lower* (tail) part; ``upper`` is new. The store splits before it removes a part, so what is
+    removed is always a whole run. Runs hash and compare by identity.
     """
 
     family: ClassVar[str] = "eviction"
@@ -143,8 +143,9 @@ class RunQueue:
 class ScoredEviction(Eviction):
     """The narrow contract: give each run a score; the smallest leaves first, tail pages first.
 
-    Ties: the deeper run first, then the one released earlier. The score is taken when a run is released and again when it
-    is about to leave; if it has grown since, the run goes back into the order (so scores that only grow are exact).
+    Ties: the deeper run first, then the one released earlier. The score is taken when a run is released and again
+    when it is about to leave; if it has grown since, the run goes back into the order (so scores that only grow are
+    exact).
     """
 
     @abstractmethod

@@ -21,7 +21,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Residency:
-    """The whole row of a context: spans in order, without gaps, from 0 to ``tokens``; the last may be a partial tail page.
+    """The whole row of a context: spans in order, without gaps, from 0 to ``tokens``; the last may be a partial tail
+    page.
 
     ``page_size`` is given so that a policy can cut on page boundaries; what lies beyond the last span was never stored.
     """
@@ -49,7 +50,7 @@ Action = Literal["use", "load", "recompute"]
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What to do with the tokens ``start`` .. ``stop``; ``tier`` says from where for ``load`` (``use`` is the device)."""
+    """What to do with the tokens ``start`` .. ``stop``; ``tier`` says where they are loaded from or used."""
 
     start: int
     stop: int
@@ -110,8 +111,8 @@ class Prefetch(Policy, ABC):
     """How missing history comes back.
 
     ``reuses`` says what the system keeps between turns: ``nothing`` (pages are freed when a request ends), ``pages``
-    (full pages only) or ``tokens`` (partial tail pages of the same conversation too). ``holes`` says whether ``restore``
-    can use what lies behind a hole; if not, only leaves are evictable.
+    (full pages only) or ``tokens`` (partial tail pages of the same conversation too). ``holes`` says whether
+    ``restore`` can use what lies behind a hole; if not, only leaves are evictable.
     """
 
     family: ClassVar[str] = "prefetch"

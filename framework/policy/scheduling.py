@@ -85,8 +85,8 @@ def serve_running(
 ) -> tuple[int | None, int]:
     """Give each request of ``running`` in turn what it misses, within ``budget`` tokens (None: no limit).
 
-    Where pages do not suffice, requests are suspended from the end of ``running``. Returns what is left of the budget and
-    the device pages that are still available.
+    Where pages do not suffice, requests are suspended from the end of ``running``. Returns what is left of the budget
+    and the device pages that are still available.
     """
     room, queue = view.available_pages, list(running)
     served = 0

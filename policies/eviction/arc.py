@@ -17,12 +17,12 @@ from ...framework.policy import Eviction, Future, RunQueue, RunView, TierView, V
 class ARC(Eviction):
     """Megiddo and Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003, Figure 4.
 
-    T1 holds pages seen once recently, T2 pages seen more often, B1 and B2 remember what left them. A page wanted again while
-    in B1 raises the target ``p`` of T1 by max(|B2|/|B1|, 1), one in B2 lowers it by max(|B1|/|B2|, 1). T1's least recent page
-    leaves if T1 is larger than ``p``, else T2's. No knobs.
+    T1 holds pages seen once recently, T2 pages seen more often, B1 and B2 remember what left them. A page wanted
+    again while in B1 raises the target ``p`` of T1 by max(|B2|/|B1|, 1), one in B2 lowers it by max(|B1|/|B2|, 1).
+    T1's least recent page leaves if T1 is larger than ``p``, else T2's. No knobs.
 
-    Deviations: lists hold runs, not single pages (sizes and ``p`` are in pages; a run returns to T2 if its first page is
-    remembered); pinned runs and runs with a resident child where those may not leave are passed over.
+    Deviations: lists hold runs, not single pages (sizes and ``p`` are in pages; a run returns to T2 if its first page
+    is remembered); pinned runs and runs with a resident child where those may not leave are passed over.
     """
 
     def bind(self, view: TierView, future: Future | None = None) -> None:

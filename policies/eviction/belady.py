@@ -13,8 +13,8 @@ from ...framework.policy import RunView, ScoredEviction, register
 class Belady(ScoredEviction):
     """The run whose next use lies furthest in the future leaves first (L. A. Belady, IBM Systems Journal 5(2), 1966).
 
-    An oracle: it knows when each conversation comes back. Deviations: a run that several conversations share counts as needed
-    at once, and pages are always stored (MIN may bypass the cache).
+    An oracle: it knows when each conversation comes back. Deviations: a run that several conversations share counts
+    as needed at once, and pages are always stored (MIN may bypass the cache).
     """
 
     oracle: ClassVar[bool] = True

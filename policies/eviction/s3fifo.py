@@ -17,13 +17,13 @@ from ...framework.policy import Eviction, Future, RunQueue, RunView, TierView, V
 class S3FIFO(Eviction):
     """Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023, Algorithm 1.
 
-    New pages enter a small FIFO; those used more than ``promote_above`` times there move to the main FIFO, the others leave
-    and are remembered in a ghost FIFO. A page that returns while remembered enters the main FIFO. The main FIFO gives
-    each used page another round, at most ``max_count`` of them.
+    New pages enter a small FIFO; those used more than ``promote_above`` times there move to the main FIFO, the others
+    leave and are remembered in a ghost FIFO. A page that returns while remembered enters the main FIFO. The main FIFO
+    gives each used page another round, at most ``max_count`` of them.
 
-    Defaults are the paper's: small 10 %, ghost 90 % of the capacity, counters of two bits. Deviations: queues hold runs, not
-    single pages (sizes are in pages; a run is a returning one if its first page is remembered); pinned runs and runs with a
-    resident child where those may not leave are passed over.
+    Defaults are the paper's: small 10 %, ghost 90 % of the capacity, counters of two bits. Deviations: queues hold
+    runs, not single pages (sizes are in pages; a run is a returning one if its first page is remembered); pinned runs
+    and runs with a resident child where those may not leave are passed over.
     """
 
     small_ratio: float = 0.1

@@ -13,8 +13,8 @@ from ...framework.policy import Action, Costs, Prefetch, Range, RequestView, Res
 class RecomputeHoles(Prefetch):
     """Pensieve's restoration with the device tier alone (Yu et al., EuroSys 2025, sections 4.3.3 and 4.3.4).
 
-    Resident tokens are used even behind a hole, the last page only as far as it is filled; dropped ranges are computed again
-    in the same batch as the new prompt, as a second query segment over one page table.
+    Resident tokens are used even behind a hole, the last page only as far as it is filled; dropped ranges are
+    computed again in the same batch as the new prompt, as a second query segment over one page table.
     """
 
     reuses: ClassVar[Literal["nothing", "pages", "tokens"]] = "tokens"

@@ -12,9 +12,9 @@ from ...framework.policy import Costs, Prefetch, Range, RequestView, Residency, 
 class PrefixCache(Prefetch):
     """vLLM V1's automatic prefix caching (Kwon et al., SOSP 2023; vLLM's ``KVCacheManager``).
 
-    The leading run of full pages on the device is used, at most up to the last page boundary before the last token, which
-    must be computed; everything behind the first miss is computed. Deviation: two requests that would compute the same
-    page at the same time are not both admitted; the later one waits and then hits.
+    The leading run of full pages on the device is used, at most up to the last page boundary before the last token,
+    which must be computed; everything behind the first miss is computed. Deviation: two requests that would compute
+    the same page at the same time are not both admitted; the later one waits and then hits.
     """
 
     def restore(self, request: RequestView, residency: Residency, costs: Costs) -> RestorePlan:

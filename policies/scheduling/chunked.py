@@ -12,10 +12,11 @@ from ...framework.policy import Plan, SchedulerView, Scheduling, Share, register
 class Chunked(Scheduling):
     """Running requests first, then waiting ones, under one token budget; prefills are chunked to what is left of it.
 
-    vLLM V1 (``v1/core/sched/scheduler.py``, FCFS): no phases; when pages run out the last admitted request is preempted,
-    its pages are released and it is computed again later; nothing is admitted in an iteration that preempted; the first
-    waiting request that does not fit ends admission. Defaults are vLLM's for an A100 API server: 2,048 tokens, 256
-    sequences. Deviation: a request whose next page is being computed by another is passed over until it is there.
+    vLLM V1 (``v1/core/sched/scheduler.py``, FCFS): no phases; when pages run out the last admitted request is
+    preempted, its pages are released and it is computed again later; nothing is admitted in an iteration that
+    preempted; the first waiting request that does not fit ends admission. Defaults are vLLM's for an A100 API server:
+    2,048 tokens, 256 sequences. Deviation: a request whose next page is being computed by another is passed over
+    until it is there.
     """
 
     max_batched_tokens: int = 2048

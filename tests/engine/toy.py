@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from kvarena.framework.engine import Engine, EnginePolicies
 from kvarena.framework.execution.clocks import VirtualClock
 from kvarena.framework.execution.contract import Batch, Segment, StepResult

@@ -20,8 +20,6 @@ from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.eviction.s3fifo import S3FIFO
 
 
-
-
 class HeadFirst(LRU):
     """Least recently used, but leading pages first."""
 
