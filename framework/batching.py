@@ -5,18 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .execution.contract import Batch, Executor, Segment
 from .memory import PageStore
-from .policy import Share
+from .policy import Tier
 from .request import Request
+
+
+@dataclass(slots=True)
+class Work:
+    """A request's part in an iteration; ``admitted`` by this one. The pages of its tokens are allocated."""
+
+    request: Request
+    tokens: int
+    admitted: bool
 
 
 @dataclass(slots=True)
 class StepCounts:
     """Tokens of an iteration by kind; ``decode`` those of one step."""
 
-    shares: list[Share]
     prefill: int = 0
     decode: int = 0
     recompute: int = 0
@@ -24,76 +33,83 @@ class StepCounts:
 
 @dataclass(slots=True)
 class Batcher:
-    """Builds batches; the pages of a share's own tokens are allocated already, those of a longer stretch are not."""
+    """Builds batches. The pages that only later steps of a stretch need are allocated here."""
 
     store: PageStore
     executor: Executor
 
-    def count(self, shares: list[Share]) -> StepCounts:
-        """Sort the tokens of ``shares`` into prefill, recomputed and decode, before they are taken."""
-        counts = StepCounts(shares)
-        for share in shares:
-            request = request_of(share)
+    def count(self, work: list[Work]) -> StepCounts:
+        """Sort the tokens of ``work`` into prefill, recomputed and decode, before they are taken."""
+        counts = StepCounts()
+        for item in work:
+            request = item.request
             if request.decoding:
                 counts.decode += 1
             else:
-                again = min(request.recompute_left, share.tokens)
+                again = min(request.recompute_left, item.tokens)
                 request.recompute_left -= again
-                counts.prefill += share.tokens
+                counts.prefill += item.tokens
                 counts.recompute += again
         return counts
 
-    def build(self, shares: list[Share], stable: bool, limit_s: float) -> Batch:
-        """Take the tokens of ``shares``; if ``stable``, as many decode steps as fit before ``limit_s`` seconds."""
-        steps = self._stretch(shares) if stable else 1
-        requests = [request_of(share) for share in shares]
-        for request in requests if steps > 1 else ():
-            request.held.reserve(-(-(request.known_tokens + steps) // self.store.page_size))
-        batch = Batch([], steps)
-        for share in shares:
-            self._add_segments(batch.segments, share)
+    def build(self, work: list[Work], stable: bool, limit_s: float) -> Batch:
+        """Take the tokens of ``work``; if ``stable``, as many decode steps as fit before ``limit_s`` seconds."""
+        known = np.array([item.request.known_tokens for item in work])
+        steps = self._stretch(work, known) if stable else 1
+        if steps > 1:
+            self._reserve(work, steps)
+        segments: list[Segment] = []
+        for item in work:
+            self._add_segments(segments, item)
+        batch = Batch(segments, steps)
         if steps > 1:
             if limit_s < float("inf"):
                 batch.steps = self.executor.duration_until(batch, limit_s)
-            page = self.store.page_size
-            for request in requests:
-                known = request.known_tokens
-                if (known - 1) // page != (known - 2 + batch.steps) // page:
-                    self.store.extend(request.held, known - 1, known - 1 + batch.steps)
+            self._allocate(work, self._new_pages(known, batch.steps), batch.steps)
         return batch
 
-    def _add_segments(self, segments: list[Segment], share: Share) -> None:
-        request = request_of(share)
-        table = request.held.table
-        parts = request.take(share.tokens)
+    def _add_segments(self, segments: list[Segment], item: Work) -> None:
+        request = item.request
+        table, log = request.held.table, request.log
+        if request.decoding:
+            request.take(1)
+            start = request.known_tokens - 1
+            segments.append(Segment(request.id, log, start, 1, table, True, True, request.forced_token()))
+            return
+        parts = request.take(item.tokens)
         last = None if request.missing else parts[-1]
         for part in parts:
-            sample, forced = part is last, request.forced_token()
-            length = part.stop - part.start
-            segments.append(Segment(request.id, request.log, part.start, length, table, part.write, sample, forced))
+            sample, length = part is last, part.stop - part.start
+            forced = request.forced_token() if sample else -1
+            segments.append(Segment(request.id, log, part.start, length, table, part.write, sample, forced))
 
-    def _stretch(self, shares: list[Share]) -> int:
+    def _stretch(self, work: list[Work], known: NDArray[np.int64]) -> int:
         """How many equal decode steps may follow one another: until a request ends or pages run out."""
         longest = self.executor.max_steps
-        if longest == 1 or not all(request_of(share).decoding for share in shares):
+        if longest == 1 or not all(item.request.decoding for item in work):
             return 1
-        longest = min(longest, *(request_of(share).remaining_tokens for share in shares))
-        known = np.array([share.request.known_tokens for share in shares])
-        page, room = self.store.page_size, self.store.available()
-
-        def pages(steps: int) -> int:
-            return int((-(-(known - 1 + steps) // page) - -(-known // page)).sum())
-
-        if pages(longest) <= room:
+        longest = min(longest, *(item.request.remaining_tokens for item in work))
+        room = self.store.available()
+        if int(self._new_pages(known, longest).sum()) <= room:
             return longest
         fits = 1
         while longest - fits > 1:
             middle = (fits + longest) // 2
-            fits, longest = (middle, longest) if pages(middle) <= room else (fits, middle)
+            fits, longest = (middle, longest) if int(self._new_pages(known, middle).sum()) <= room else (fits, middle)
         return fits
 
+    def _new_pages(self, known: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
+        """Pages that ``steps`` decode steps need beyond those of the first."""
+        page = self.store.page_size
+        needed: NDArray[np.int64] = (known + steps - 2) // page - (known - 1) // page
+        return needed
 
-def request_of(share: Share) -> Request:
-    """The engine's own view of a share's request."""
-    assert isinstance(share.request, Request)
-    return share.request
+    def _reserve(self, work: list[Work], steps: int) -> None:
+        for item in work:
+            item.request.held.reserve(-(-(item.request.known_tokens + steps) // self.store.page_size))
+
+    def _allocate(self, work: list[Work], pages: NDArray[np.int64], steps: int) -> None:
+        self.store.make_room(Tier.DEVICE, int(pages.sum()))
+        for index in np.flatnonzero(pages):
+            request = work[index].request
+            request.allocate(self.store, request.known_tokens, request.known_tokens - 1 + steps)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .admission import Admission, used_tokens
-from .batching import Batcher, StepCounts, request_of
-from .execution.contract import Batch, Clock, Executor, StepResult
+from .batching import Batcher, StepCounts, Work
+from .execution.contract import Clock, Executor, StepResult
 from .memory import OutOfPages, PageStore
 from .metrics.records import Recorder, StepRecord
 from .policy import (
@@ -23,6 +23,7 @@ from .policy import (
     RequestView,
     Scheduling,
     Share,
+    Tier,
     Truncation,
     Writeback,
 )
@@ -46,7 +47,7 @@ class EnginePolicies:
 class Iteration:
     """What is being computed until ``end_s``."""
 
-    shares: list[Share]
+    work: list[Work]
     result: StepResult
     steps: int
     end_s: float
@@ -109,7 +110,7 @@ class Engine:
         """New device pages for the next ``tokens`` missing tokens of a running request."""
         assert isinstance(request, Request)
         if request.decoding:
-            return 0 if request.newest_has_page(self.store.page_size) else 1
+            return int(request.known_tokens > request.allocated_tokens)
         return sum(self.store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens))
 
     def freed_by(self, request: RequestView) -> int:
@@ -154,13 +155,15 @@ class Engine:
         plan = self.policies.scheduling.plan(self)
         for request in plan.suspended:
             self._suspend(request)
-        shares = [share for share in plan.shares if self._admit(share, now)]
-        if not shares:
+        self._make_room(plan)
+        work = [item for share in plan.shares if (item := self._accept(share, now)) is not None]
+        if not work:
             return self._stuck_or_idle(plan)
-        counts = self._batcher.count(shares)
-        batch = self._batcher.build(shares, plan.stable, horizon_s - now)
+        counts = self._batcher.count(work)
+        batch = self._batcher.build(work, plan.stable, horizon_s - now)
         result = self.executor.run(batch)
-        return self._begin(batch, counts, result, now, time.perf_counter() - began)
+        self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s))
+        return self._record(counts, now, time.perf_counter() - began)
 
     def _stuck_or_idle(self, plan: Plan) -> float:
         self._current = None
@@ -173,28 +176,39 @@ class Engine:
 
     # --- admission and suspension -------------------------------------------------------------------------------
 
-    def _admit(self, share: Share, now: float) -> bool:
-        """Make sure that the share can be computed now: lease its pages; False defers it."""
-        request = request_of(share)
-        if request.decoding and request.newest_has_page(self.store.page_size):
-            return True
+    def _make_room(self, plan: Plan) -> None:
+        """Evict once for all running requests of the plan."""
+        running = [share for share in plan.shares if share.offer is None]
+        self.store.make_room(Tier.DEVICE, sum(self.pages_for(share.request, share.tokens) for share in running))
+
+    def _accept(self, share: Share, now: float) -> Work | None:
+        """Give the share its pages; None defers a request that cannot be admitted after all."""
+        request = share.request
+        assert isinstance(request, Request)
         if share.offer is not None:
-            offer = self._admission.accept(request)
-            if offer is None:
-                return False
-            self._admission.note(request, offer, now)
+            return self._admit(request, share.tokens, now)
+        if not (request.decoding and request.known_tokens <= request.allocated_tokens):
+            self._allocate(request, share.tokens)
+        return Work(request, share.tokens, admitted=False)
+
+    def _admit(self, request: Request, tokens: int, now: float) -> Work | None:
+        offer = self._admission.accept(request)
+        if offer is None:
+            return None
+        tokens = min(tokens, request.missing_tokens)
         try:
-            for start, stop in request.peek(min(share.tokens, request.missing_tokens)):
-                self.store.extend(request.held, start, stop)
+            self._allocate(request, tokens)
         except OutOfPages:
-            if share.offer is None:
-                raise
-            self._release(request, used_tokens(share.offer.restore))
-            return False
-        if share.offer is not None:
-            del self._waiting[request.id]
-            self._running[request.id] = request
-        return True
+            self._release(request, used_tokens(offer.restore))
+            return None
+        self._admission.note(request, offer, now)
+        del self._waiting[request.id]
+        self._running[request.id] = request
+        return Work(request, tokens, admitted=True)
+
+    def _allocate(self, request: Request, tokens: int) -> None:
+        for start, stop in request.peek(tokens):
+            request.allocate(self.store, start, stop)
 
     def _suspend(self, request: RequestView) -> None:
         assert isinstance(request, Request)
@@ -210,36 +224,38 @@ class Engine:
         assert request.lease is not None
         self.store.release(request.lease, request.log, computed_tokens, self.policies.prefetch.reuses)
         request.lease = None
+        request.allocated_tokens = 0
         request.expect([Missing(0, request.known_tokens)])
 
     # --- computing ----------------------------------------------------------------------------------------------
 
-    def _begin(self, batch: Batch, counts: StepCounts, result: StepResult, now: float, wall_s: float) -> float:
-        end_s = self.clock.ends(now, result.duration_s)
+    def _record(self, counts: StepCounts, now: float, wall_s: float) -> float:
+        current = self._current
+        assert current is not None
+        forward_s, steps = current.result.forward_s, current.steps
         record = StepRecord(
             start_s=now,
-            duration_s=end_s - now,
-            n_steps=batch.steps,
+            duration_s=current.end_s - now,
+            n_steps=steps,
             prefill_tokens=counts.prefill,
-            decode_tokens=counts.decode * batch.steps,
+            decode_tokens=counts.decode * steps,
             recompute_tokens=counts.recompute,
             running=len(self._running),
             waiting=len(self._waiting),
             device_pages=self.store.device.used_pages,
-            overhead_s=0.0 if result.forward_s is None else max(0.0, wall_s - result.forward_s),
+            overhead_s=0.0 if forward_s is None else max(0.0, wall_s - forward_s),
         )
         self.recorder.step(record)
-        self._current = Iteration(counts.shares, result, batch.steps, end_s)
-        return end_s
+        return current.end_s
 
     # --- committing ---------------------------------------------------------------------------------------------
 
     def _commit(self, done: Iteration) -> None:
         self._current = None
         chosen = iter(done.result.tokens)
-        for share in done.shares:
-            request = request_of(share)
-            if share.tokens > 1 or share.offer is not None or request.missing:
+        for item in done.work:
+            request = item.request
+            if item.tokens > 1 or item.admitted or request.missing:
                 self._publish(request)
             if not request.missing:
                 self._generate(request, next(chosen, -1), done)
@@ -253,7 +269,7 @@ class Engine:
         request.log.extend(steps, self._ids(request, token, steps))
         if token >= 0:
             record.output_ids.append(token)
-        request.generated_tokens += steps
+        request.generated(steps)
         record.token_times.append((done.end_s, steps))
         if record.first_token_s < 0:
             record.first_token_s = done.end_s

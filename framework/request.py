@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import Lease
+from .memory import Lease, PageStore
 from .metrics.records import RequestRecord
 from .workloads.tokens import TokenLog
 
@@ -45,14 +45,14 @@ class Request:
     missing: deque[Missing] = field(default_factory=deque)
     missing_tokens: int = 0
     decoding: bool = False
+    allocated_tokens: int = 0
+    known_tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.known_tokens = self.input_tokens + self.generated_tokens
     lease: Lease | None = None
     computed_before: int = 0
     recompute_left: int = 0
-
-    @property
-    def known_tokens(self) -> int:
-        """Input and generated tokens."""
-        return self.input_tokens + self.generated_tokens
 
     @property
     def computed_tokens(self) -> int:
@@ -70,10 +70,16 @@ class Request:
         assert self.lease is not None, "the request is not running"
         return self.lease
 
-    def newest_has_page(self, page_size: int) -> bool:
-        """True if the page of the newest token is allocated."""
-        page, table = (self.known_tokens - 1) // page_size, self.held.table
-        return page < len(table) and bool(table[page] >= 0)
+    def allocate(self, store: PageStore, start: int, stop: int) -> None:
+        """Have pages for the tokens ``start`` .. ``stop``.
+
+        Raises
+        ------
+        OutOfPages
+            See ``PageStore.extend``.
+        """
+        store.extend(self.held, start, stop)
+        self.allocated_tokens = max(self.allocated_tokens, -(-stop // store.page_size) * store.page_size)
 
     def take(self, tokens: int) -> list[Missing]:
         """The first ``tokens`` missing tokens, as ranges; they count as computed from now on."""
@@ -105,6 +111,11 @@ class Request:
             if not tokens:
                 break
         return ranges
+
+    def generated(self, tokens: int) -> None:
+        """``tokens`` more output tokens are known."""
+        self.generated_tokens += tokens
+        self.known_tokens += tokens
 
     def expect(self, missing: list[Missing]) -> None:
         """Set what has to be computed next."""

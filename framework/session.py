@@ -129,8 +129,8 @@ class Session:
         assert turn is not None
         request = self._request(dialogue, turn, arrival_s)
         dialogue.next_turn += 1
-        if (following := dialogue.turn()) is not None and following.log is not None:
-            self._schedule(dialogue, following.arrival_s or arrival_s)
+        if (following := dialogue.turn()) is not None and _open_loop(following):
+            self._schedule(dialogue, following.arrival_s)
         engine = self.routing.route(request, len(self.engines))
         refusal = self.engines[engine].refuses(request.input_tokens + request.target_tokens)
         if refusal is not None:
@@ -155,7 +155,7 @@ class Session:
             arrival_s=arrival_s,
             prompt_tokens=turn.prompt_tokens,
             history_tokens=history,
-            reusable_tokens=self._reuse.arrive(conversation, log, tokens),
+            reusable_tokens=self._reuse.arrive(conversation, log, tokens, turn.reply_ids),
             output_tokens=turn.output_tokens,
             warmup=self._arrived < self.warmup,
         )
@@ -175,7 +175,8 @@ class Session:
         self._arrived += 1
         return request
 
-    def _schedule(self, dialogue: Dialogue, arrival_s: float) -> None:
+    def _schedule(self, dialogue: Dialogue, arrival_s: float | None) -> None:
+        assert arrival_s is not None
         self._pushed += 1
         self.arrivals.next_s[dialogue.conversation.id] = arrival_s
         heapq.heappush(self._heap, (arrival_s, self._pushed, dialogue))
@@ -190,7 +191,7 @@ class Session:
         following = dialogue.turn()
         if following is None:
             self._end(dialogue, now)
-        elif following.log is None:
+        elif not _open_loop(following):
             self._follow(dialogue, following, now)
 
     def _follow(self, dialogue: Dialogue, turn: Turn, now: float) -> None:
@@ -213,6 +214,7 @@ class Session:
             return
         del self._active[dialogue.conversation.id]
         self.arrivals.next_s.pop(dialogue.conversation.id, None)
+        self._reuse.ended(dialogue.conversation.id, dialogue.log)
         self.progress.conversations += 1
         self._open_barrier(now)
 
@@ -223,7 +225,7 @@ class Session:
         self.progress.requests += 1
         self.progress.failed += 1
         following = dialogue.turn()
-        while following is not None and following.log is None:
+        while following is not None and not _open_loop(following):
             skipped = self._request(dialogue, following, request.arrival_s)
             skipped.record.status = "skipped: an earlier turn failed"
             self.recorder.request(skipped.record)
@@ -233,3 +235,8 @@ class Session:
             following = dialogue.turn()
         if following is None:
             self._end(dialogue, request.arrival_s)
+
+
+def _open_loop(turn: Turn) -> bool:
+    """True for a turn that depends on nothing before it."""
+    return turn.log is not None and turn.arrival_s is not None

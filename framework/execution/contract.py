@@ -15,7 +15,7 @@ from ..policy import Costs
 from ..workloads.tokens import TokenLog
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Segment:
     """Queries for the consecutive tokens ``start`` .. ``start + length`` of one context.
 

@@ -191,7 +191,7 @@ class PageStore:
         first, last = start // self.page_size, -(-stop // self.page_size)
         lease.reserve(last)
         empty = np.flatnonzero(lease.table[first:last] < 0) + first
-        if not len(empty):
+        if not empty.size:
             return
         self.make_room(Tier.DEVICE, len(empty))
         lease.table[empty] = self.device.take(len(empty))

@@ -48,7 +48,7 @@ class SchedulerView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Share:
     """``tokens`` of this iteration for ``request``; ``offer`` is set when it is admitted by this plan."""
 

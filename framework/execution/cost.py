@@ -1,0 +1,190 @@
+"""What an iteration costs: a roofline per operator, in closed form over stretches of decode steps.
+
+Every operator takes max(FLOPs / reachable FLOP/s, bytes / reachable bandwidth); operators follow one another. Per layer
+and device: QKV, output and MLP projections (weights read once), attention, small element-wise kernels, two all-reduces
+and a launch overhead; then the LM head for the sampled rows and an overhead per iteration and sequence. A segment of q
+queries that sees k keys computes q * k - q * (q - 1) / 2 query-key pairs (causal) and reads k keys and values.
+
+Deviations from a real machine: efficiencies are constants of the hardware file (small or odd shapes reach less),
+segments of one batch do not overlap in attention, and sliding windows are ignored.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..policy import Tier
+from .contract import ModelShape
+from .hardware import Hardware
+
+_ELEMENTWISE_PASSES = 12  # hidden-sized reads and writes per token and layer: two norms, two residual adds, rotary
+
+
+class Gemm:
+    """One weight matrix of ``rows`` x ``columns`` on one device."""
+
+    def __init__(self, rows: float, columns: float, shape: ModelShape, hardware: Hardware) -> None:
+        bandwidth = hardware.memory_bytes_per_s * hardware.gemm_bandwidth_efficiency
+        flops_per_s = hardware.flops_per_s(shape.dtype_bytes) * hardware.gemm_efficiency
+        self.compute_s = 2 * rows * columns / flops_per_s  # per token
+        self.weights_s = rows * columns * shape.dtype_bytes / bandwidth
+        self.activations_s = (rows + columns) * shape.dtype_bytes / bandwidth  # per token
+
+    def seconds(self, tokens: int) -> float:
+        """Time to multiply ``tokens`` activations: max(compute, reading weights + reading and writing activations)."""
+        return max(tokens * self.compute_s, self.weights_s + tokens * self.activations_s)
+
+
+class CostModel:
+    """Seconds of iterations and transfers of ``shape`` on ``hardware``; implements :class:`~..policy.Costs`.
+
+    All lengths are counted in tokens. ``kv_lens[i]`` is how many keys the last query of segment i sees: its start
+    position plus its query length. Every method is a pure function of its arguments.
+
+    Parameters
+    ----------
+    page_size: transfers move whole pages of so many tokens.
+
+    Raises
+    ------
+    ValueError
+        If ``page_size`` < 1 or the shape's parameter count is smaller than its attention and embeddings.
+    """
+
+    def __init__(self, shape: ModelShape, hardware: Hardware, page_size: int = 1) -> None:
+        if page_size < 1:
+            raise ValueError(f"page_size={page_size!r} must be >= 1")
+        self.shape, self.hardware, self.page_size = shape, hardware, page_size
+        devices, hidden, layers = hardware.devices, shape.hidden_size, shape.num_layers
+        query_width = shape.num_heads * shape.head_dim / devices
+        kv_heads = max(shape.num_kv_heads / devices, 1)  # heads are copied where devices outnumber them
+        kv_width = kv_heads * shape.head_dim
+        sizes = (
+            (hidden, query_width + 2 * kv_width),
+            (query_width, hidden),
+            (hidden, _mlp_width(shape) / 2 / devices),  # as two halves: what expands and what contracts
+            (_mlp_width(shape) / 2 / devices, hidden),
+        )
+        self._gemms = [Gemm(rows, columns, shape, hardware) for rows, columns in sizes]
+        self._lm_head = Gemm(hidden, shape.vocab_size / devices, shape, hardware)
+        self._layers = layers
+        self._token_s = _ELEMENTWISE_PASSES * hidden * shape.dtype_bytes / self._bandwidth
+        self._token_s += 2 * kv_width * shape.dtype_bytes / self._bandwidth  # its K/V are written
+        self._layer_s = hardware.layer_overhead_s
+        if devices > 1:
+            ring = 2 * (devices - 1) / devices / hardware.interconnect_bytes_per_s
+            self._token_s += 2 * hidden * shape.dtype_bytes * ring
+            self._layer_s += 2 * hardware.interconnect_latency_s
+        attention_flops_per_s = hardware.flops_per_s(shape.dtype_bytes) * hardware.attention_efficiency
+        attention_bandwidth = hardware.memory_bytes_per_s * hardware.attention_bandwidth_efficiency
+        self._pair_s = layers * 4 * query_width / attention_flops_per_s
+        self._key_s = layers * 2 * kv_width * shape.dtype_bytes / attention_bandwidth
+        self._decode_key_s = max(self._pair_s, self._key_s)  # one query: as many pairs as keys
+
+    @property
+    def _bandwidth(self) -> float:
+        return self.hardware.memory_bytes_per_s * self.hardware.gemm_bandwidth_efficiency
+
+    def step_s(self, query_lens: NDArray[np.int64], kv_lens: NDArray[np.int64], sampled: int) -> float:
+        """One iteration: segments of ``query_lens`` (>= 1) queries; the LM head runs for ``sampled`` rows. Empty: 0.
+
+        O(segments), vectorised; the order of the segments does not matter.
+        """
+        segments = len(query_lens)
+        if not segments:
+            return 0.0
+        tokens = int(query_lens.sum())
+        if tokens == segments:
+            attention_s = int(kv_lens.sum()) * self._decode_key_s
+        else:
+            attention_s = self._attention_s(query_lens, kv_lens)
+        return self._dense_s(tokens, segments, sampled) + attention_s
+
+    def stretch_s(self, kv_lens: NDArray[np.int64], steps: int) -> float:
+        """``steps`` decode steps of one sampled token per sequence; ``kv_lens`` are those of the first step.
+
+        Equals the sum of the single steps up to rounding, in O(sequences). No sequences or no steps: 0.
+        """
+        return self.decode_s(len(kv_lens), int(kv_lens.sum()), steps)
+
+    def decode_s(self, sequences: int, keys: int, steps: int) -> float:
+        """:meth:`stretch_s` in O(1), where ``keys`` is the sum of ``kv_lens``."""
+        if not sequences or steps < 1:
+            return 0.0
+        return self._sum_s(self._dense_s(sequences, sequences, sequences), sequences, keys, steps)
+
+    def steps_until(self, kv_lens: NDArray[np.int64], steps: int, limit_s: float) -> int:
+        """The fewest steps whose :meth:`stretch_s` reaches ``limit_s``: at least 1, at most ``steps``.
+
+        O(sequences + log steps).
+        """
+        return self.decode_steps_until(len(kv_lens), int(kv_lens.sum()), steps, limit_s)
+
+    def decode_steps_until(self, sequences: int, keys: int, steps: int, limit_s: float) -> int:
+        """:meth:`steps_until` in O(log steps), where ``keys`` is the sum of ``kv_lens``."""
+        base_s = self._dense_s(sequences, sequences, sequences)
+        low, high = 1, max(steps, 1)
+        while low < high:
+            middle = (low + high) // 2
+            if self._sum_s(base_s, sequences, keys, middle) >= limit_s:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def recompute_s(self, start: int, stop: int) -> float:
+        """The tokens ``start`` .. ``stop`` as an iteration of their own, without sampling or engine overhead."""
+        tokens = stop - start
+        if tokens <= 0:
+            return 0.0
+        pairs = tokens * stop - tokens * (tokens - 1) // 2
+        return self._model_s(tokens) + max(pairs * self._pair_s, stop * self._key_s)
+
+    def load_s(self, tokens: int, tier: Tier) -> float:
+        """Bringing ``tokens`` from ``tier`` to the device over idle links; a chain of links runs as a pipeline."""
+        if tokens <= 0 or tier == Tier.DEVICE:
+            return 0.0
+        hardware = self.hardware
+        bytes_per_s, latency_s = hardware.host_bytes_per_s, hardware.host_link_latency_s
+        if tier == Tier.DISK:
+            bytes_per_s = min(bytes_per_s, hardware.disk_read_bytes_per_s)
+            latency_s += hardware.disk_latency_s
+        elif tier == Tier.REMOTE:
+            bytes_per_s, latency_s = hardware.network_bytes_per_s, hardware.network_latency_s
+        pages = -(-tokens // self.page_size)
+        return latency_s + pages * self.page_size * self.shape.kv_bytes_per_token / bytes_per_s
+
+    def _attention_s(self, query_lens: NDArray[np.int64], kv_lens: NDArray[np.int64]) -> float:
+        pairs = (kv_lens - 0.5 * (query_lens - 1)) * query_lens
+        return float(np.maximum(pairs * self._pair_s, kv_lens * self._key_s).sum())
+
+    def _model_s(self, tokens: int) -> float:
+        """All layers but their attention."""
+        layer_s = self._layer_s + tokens * self._token_s
+        for gemm in self._gemms:
+            layer_s += gemm.seconds(tokens)
+        return self._layers * layer_s
+
+    def _dense_s(self, tokens: int, segments: int, sampled: int) -> float:
+        """One iteration but its attention."""
+        head_s = self._lm_head.seconds(sampled) if sampled else 0.0
+        overhead_s = self.hardware.iteration_overhead_s + segments * self.hardware.sequence_overhead_s
+        return self._model_s(tokens) + head_s + overhead_s
+
+    def _sum_s(self, base_s: float, sequences: int, keys: int, steps: int) -> float:
+        """``steps`` decode steps of ``base_s`` and their attention, which sees ``sequences`` keys more every step."""
+        all_keys = steps * keys + sequences * (steps * (steps - 1) // 2)
+        return steps * base_s + all_keys * self._decode_key_s
+
+
+def _mlp_width(shape: ModelShape) -> float:
+    """Columns of one layer's MLP matrices together (3 x intermediate if gated, else 2 x), from the parameter count."""
+    attention = 2 * shape.hidden_size * (shape.num_heads + shape.num_kv_heads) * shape.head_dim
+    multiplied = shape.num_params - shape.embedding_params - shape.vocab_size * shape.hidden_size
+    width = (multiplied / shape.num_layers - attention) / shape.hidden_size
+    if width < 0:
+        raise ValueError(
+            f"model {shape.name!r}: num_params={shape.num_params} is less than its attention and embeddings"
+        )
+    return width

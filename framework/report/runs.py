@@ -1,0 +1,114 @@
+"""Run folders, read back: ``summary.json`` and ``requests.parquet``, nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA = 1
+KINDS = {"torch": "measured", "simulated": "simulated"}
+
+
+class RunError(ValueError):
+    """A folder that holds no readable run. The message names the folder and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What runs must share to stand in one table. ``kind``: measured or simulated."""
+
+    kind: str
+    workload: str
+    model: str
+    hardware: str
+
+    def __str__(self) -> str:
+        return f"{self.workload}, {self.model} on {self.hardware} ({self.kind})"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder and its summary."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The ``run`` section."""
+        return dict(self.summary["run"])
+
+    @property
+    def setting(self) -> Setting:
+        """Which table it belongs to."""
+        info = self.info
+        kind = KINDS.get(info["backend"], str(info["backend"]))
+        return Setting(kind, *(str(info[key]) for key in ("workload", "model", "hardware")))
+
+    @property
+    def oracle(self) -> bool:
+        """True if any of its policies saw the future."""
+        return any(policy.get("oracle", False) for policy in self.info.get("policies", {}).values())
+
+    @property
+    def ok(self) -> bool:
+        """True if the run came to its end."""
+        return bool(self.info["status"] == "ok")
+
+    def figure(self, *path: str) -> float | None:
+        """The number at ``path`` of the summary, or None where it was not measured."""
+        value: Any = self.summary
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return None if value is None else float(value)
+
+    def requests(self, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns of the measured requests (no warm-up, none that failed) of ``requests.parquet``.
+
+        Raises
+        ------
+        RunError
+            If the file is missing or not readable.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folder / "requests.parquet"
+        try:
+            table = pq.read_table(path, columns=[*columns, "status", "warmup"])
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: not readable: {error}") from error
+        kept = (table["status"].to_numpy() == "ok") & ~table["warmup"].to_numpy()
+        return {name: table[name].to_numpy()[kept] for name in columns}
+
+    def ttft_s(self) -> NDArray[np.float64]:
+        """Time to first token of each measured request, seconds [n]."""
+        columns = self.requests(["arrival_s", "first_token_s"])
+        return np.asarray(columns["first_token_s"] - columns["arrival_s"], np.float64)
+
+
+def load_run(folder: Path) -> Run:
+    """Read the run in ``folder``.
+
+    Raises
+    ------
+    RunError
+        If there is no summary, or one that cannot be read.
+    """
+    path = Path(folder) / "summary.json"
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: no summary.json: the run did not finish") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not readable: {error}") from error
+    found = summary.get("schema") if isinstance(summary, dict) else None
+    if found != SCHEMA or not isinstance(summary.get("run"), dict):
+        raise RunError(f"{path}: schema {found!r}, expected {SCHEMA}")
+    return Run(Path(folder), summary)

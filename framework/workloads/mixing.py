@@ -1,0 +1,29 @@
+"""Hash mixing of integers (splitmix64), for identities that are known without their content."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def mix_int(domain: str, *values: int) -> NDArray[np.int64]:
+    """Hash ``values`` within ``domain``: int64 [1], to be the ``base`` of :func:`mix_array`."""
+    content = domain + " " + " ".join(map(str, values))
+    return np.frombuffer(blake2b(content.encode(), digest_size=8).digest(), np.int64)
+
+
+def mix_array(base: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Hash each of ``values`` (int64 [n]) with its ``base`` (int64 [n] or [1]): int64 [n], a new array."""
+    z = values.astype(np.uint64)
+    z *= _GAMMA
+    z += base.view(np.uint64)
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        z ^= z >> np.uint64(shift)
+        z *= multiplier
+    z ^= z >> np.uint64(31)
+    return z.view(np.int64)

@@ -1,0 +1,132 @@
+"""Arrivals, barriers, failures, and stretches of decode steps."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from kvarena.framework.engine import Engine, EnginePolicies
+from kvarena.framework.execution.clocks import VirtualClock
+from kvarena.framework.execution.contract import ModelShape
+from kvarena.framework.execution.hardware import Hardware
+from kvarena.framework.execution.simulated import SimulatedExecutor
+from kvarena.framework.memory import PageStore
+from kvarena.framework.policy import Prefetch, Scheduling, Tier
+from kvarena.framework.schema import build
+from kvarena.framework.session import Arrivals, Session
+from kvarena.framework.workloads import make_workload
+from kvarena.policies.compression.none import NoCompression
+from kvarena.policies.eviction.lru import LRU
+from kvarena.policies.prefetch.holes import RecomputeHoles
+from kvarena.policies.prefetch.prefix import PrefixCache
+from kvarena.policies.routing.single import SingleInstance
+from kvarena.policies.scheduling.chunked import Chunked
+from kvarena.policies.scheduling.prefill_first import PrefillFirst
+from kvarena.policies.scheduling.unified import Unified
+from kvarena.policies.truncation.none import NoTruncation
+from kvarena.policies.writeback.none import NoWriteback
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy import Recording, ToyWorkload, serve
+
+SHAPE = ModelShape("toy", 4, 256, 4, 4, 64, 1000, 4_000_000, 256_000, 2, 8192)
+
+
+def simulate(
+    workload_knobs: dict[str, object],
+    pages: int,
+    scheduling: Scheduling,
+    prefetch: Prefetch,
+    *,
+    max_steps: int,
+    workload: str = "synthetic_chat",
+) -> tuple[Recording, Engine]:
+    knobs = yaml.safe_load((files("kvarena.conf") / "hardware" / "h100.yaml").read_text())
+    hardware = build(Hardware, knobs, "hardware")
+    executor = SimulatedExecutor(SHAPE, hardware, 16, max_steps=max_steps)
+    recording, clock, arrivals = Recording(), VirtualClock(), Arrivals()
+    store = PageStore(16, {Tier.DEVICE: pages}, {Tier.DEVICE: LRU()}, leaves_only=not prefetch.holes, future=arrivals)
+    policies = EnginePolicies(scheduling, prefetch, NoWriteback(), NoTruncation(), NoCompression())
+    engine = Engine(executor, store, policies, recording, clock)
+    opened = make_workload(workload, workload_knobs, 3, 1000, None, True)
+    Session(opened, [engine], SingleInstance(), clock, recording, arrivals=arrivals).run()
+    store.check()
+    return recording, engine
+
+
+@pytest.mark.parametrize("scheduling", [Chunked(512, 16), PrefillFirst(), Unified()], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("prefetch", [PrefixCache(), RecomputeHoles()], ids=lambda policy: policy.name)
+def test_a_stretch_is_its_single_steps(scheduling: Scheduling, prefetch: Prefetch) -> None:
+    knobs = {"limit": 30, "rate": 2.0, "think_time_s": 5.0, "max_context": 2048}
+    runs = [simulate(knobs, 300, scheduling, prefetch, max_steps=steps) for steps in (1, 1 << 20)]
+    (single, engine), (leaping, other) = runs
+    assert len(leaping.steps) < len(single.steps) / 3
+    assert sum(step.n_steps for step in leaping.steps) == len(single.steps)
+    assert engine.store.device.evicted_pages == other.store.device.evicted_pages > 0
+    assert engine.suspensions == other.suspensions
+    for one, two in zip(single.requests, leaping.requests, strict=True):
+        assert (one.request, one.reused_device, one.recomputed) == (two.request, two.reused_device, two.recomputed)
+        assert two.completion_s == pytest.approx(one.completion_s, rel=1e-9)
+        assert two.first_token_s == pytest.approx(one.first_token_s, rel=1e-9)
+        assert sum(tokens for _, tokens in two.token_times) == one.output_tokens
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    knobs = {"limit": 12, "rate": 2.0}
+    first, second = (simulate(knobs, 200, Chunked(), PrefixCache(), max_steps=1 << 20)[0] for _ in range(2))
+    assert first.requests == second.requests
+    assert first.steps == second.steps
+
+
+def test_turns_wait_for_the_reply_and_the_user() -> None:
+    workload = ToyWorkload([[([1, 2], 3), ([4], 2), ([5], 1)]], think_s=0.5)
+    run = serve(workload, 16, 2, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked())
+    records = run.recording.requests
+    for before, after in pairwise(records):
+        assert after.arrival_s == pytest.approx(before.completion_s + 0.5)
+    assert [record.history_tokens for record in records] == [0, 5, 8]
+    assert [record.reusable_tokens for record in records] == [0, 5, 8]
+
+
+def test_a_barrier_lets_all_turns_start_together() -> None:
+    workload = ToyWorkload([[([1], 5), ([2], 1)], [([3], 1), ([4], 1)], [([5], 2)]], gap_s=0.0, barrier=True)
+    run = serve(workload, 32, 2, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked())
+    second = {record.arrival_s for record in run.recording.requests if record.turn == 1}
+    first = max(record.completion_s for record in run.recording.requests if record.turn == 0)
+    assert second == {first}
+
+
+def test_a_request_that_never_fits_fails_with_its_followers_and_the_rest_goes_on() -> None:
+    workload = ToyWorkload([[([1] * 50, 2), ([1], 1)], [([2, 3], 2)]])
+    run = serve(workload, 8, 2, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked())
+    status = {(record.conversation, record.turn): record.status for record in run.recording.requests}
+    assert "52 tokens" in status[0, 0] and status[0, 0].startswith("failed")
+    assert status[0, 1].startswith("skipped") and status[1, 0] == "ok"
+
+
+def test_equal_prompts_at_once_are_computed_once() -> None:
+    prompt = list(range(40))
+    workload = ToyWorkload([[(prompt, 1)] for _ in range(4)], gap_s=0.0)
+    run = serve(workload, 64, 4, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked())
+    assert run.executor.computed_tokens == 40 + 3 * 4
+    assert run.recording.outputs() == workload.expected()
+
+
+def test_decisions_do_not_depend_on_the_unseen_future() -> None:
+    """Up to the moment in which the futures part, a run with longer later replies is the same run."""
+    rng = np.random.default_rng(0)
+    turns = [[([int(token) for token in rng.integers(0, 9, 6)], 4) for _ in range(3)] for _ in range(6)]
+    other = [[*conversation[:2], (conversation[2][0], 9)] for conversation in turns]
+    parts = [
+        serve(ToyWorkload(case), 14, 3, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked(16)).recording
+        for case in (turns, other)
+    ]
+    parting = min(record.token_times[3][0] for record in parts[0].requests if record.turn == 2)
+    before = [[step for step in part.steps if step.start_s + step.duration_s < parting] for part in parts]
+    assert before[0] == before[1] and len(before[0]) > 10
