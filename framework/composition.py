@@ -1,0 +1,292 @@
+"""From a resolved config to the parts of a run. What is bad is found here, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .execution.contract import ModelShape
+from .execution.hardware import Hardware
+from .execution.model_knobs import HfModel, RandomModel, model_knobs
+from .execution.shapes import model_shape
+from .execution.simulated import SimulatedBackend
+from .metrics import Prices, Slo
+from .metrics.tracking import NoneKnobs, WandbKnobs
+from .policy import (
+    FAMILIES,
+    Compression,
+    Eviction,
+    Policy,
+    Prefetch,
+    Routing,
+    Scheduling,
+    Truncation,
+    Writeback,
+)
+from .registry import Registry
+from .run_info import RunInfo
+from .schema import ConfigError, build, suggest
+from .workloads.build import workload_schema
+from .workloads.common import FileKnobs, Knobs
+
+TOP_LEVEL = (
+    *(
+        "seed",
+        "save_tokens",
+        "runs",
+        "system",
+        "memory",
+        "backend",
+        "model",
+        "hardware",
+        "workload",
+        "tracking",
+        "task",
+    ),
+    *FAMILIES,
+)
+TRACKERS: Mapping[str, type[NoneKnobs | WandbKnobs]] = {"none": NoneKnobs, "wandb": WandbKnobs}
+CONTRACTS: Mapping[str, type[Policy]] = {
+    "eviction": Eviction,
+    "writeback": Writeback,
+    "prefetch": Prefetch,
+    "truncation": Truncation,
+    "compression": Compression,
+    "scheduling": Scheduling,
+    "routing": Routing,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBackend:
+    """``backend=torch``.
+
+    Attributes
+    ----------
+    device: ``cpu``, ``cuda`` or ``cuda:N``. dtype: of weights and K/V; None: the model's.
+    threads: of a CPU; None: torch's choice.
+    clock: ``skip_idle`` jumps over times in which nothing runs; ``wall`` sleeps through them.
+    decoupled: cache keys without positions.
+    """
+
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    threads: int | None = None
+    clock: Literal["skip_idle", "wall"] = "skip_idle"
+    decoupled: bool = False
+
+
+BACKENDS: Mapping[str, type[TorchBackend | SimulatedBackend]] = {
+    "torch": TorchBackend,
+    "simulated": SimulatedBackend,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """``memory.*``: sizes in tokens of the model's native K/V; None: what the hardware holds, 0: no such tier."""
+
+    page_size: int = 16
+    device_tokens: int | None = None
+    host_tokens: int | None = 0
+    disk_tokens: int | None = 0
+    disk_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.page_size < 1:
+            raise ValueError(f"page_size is {self.page_size}, expected at least 1")
+        if self.device_tokens is not None and self.device_tokens < self.page_size:
+            raise ValueError(f"device_tokens is {self.device_tokens}, expected at least page_size = {self.page_size}")
+        for tier in ("host_tokens", "disk_tokens"):
+            if getattr(self, tier) != 0:
+                raise ValueError(f"{tier} is {getattr(self, tier)}, expected 0: the engine has a device tier only")
+
+
+@dataclass(frozen=True, slots=True)
+class ServeTask:
+    """``task=serve``: run the workload and measure."""
+
+    slo: Slo = field(default_factory=Slo)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """One policy per family."""
+
+    eviction: Eviction
+    writeback: Writeback
+    prefetch: Prefetch
+    truncation: Truncation
+    compression: Compression
+    scheduling: Scheduling
+    routing: Routing
+
+    def __post_init__(self) -> None:
+        for family, contract in CONTRACTS.items():
+            if not isinstance(policy := getattr(self, family), contract):
+                kind = type(policy)
+                raise ConfigError(f"{family}={kind.name}: {kind.__module__}.{kind.__name__} is no {contract.__name__}")
+
+    def by_family(self) -> dict[str, Policy]:
+        """The policies by the name of their family."""
+        return {family: getattr(self, family) for family in CONTRACTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a config says, checked; nothing is loaded or computed yet.
+
+    ``shape`` is known on the simulated backend, ``model`` is given on the torch backend.
+    """
+
+    seed: int
+    save_tokens: bool
+    memory: Memory
+    task: ServeTask
+    workload: Knobs
+    backend: TorchBackend | SimulatedBackend
+    hardware: Hardware
+    shape: ModelShape | None
+    model: RandomModel | HfModel | None
+    model_knobs: Mapping[str, Any]
+    policies: Policies
+    provenance: Mapping[str, Mapping[str, str]]
+
+    @property
+    def simulated(self) -> bool:
+        """Nothing is computed by a model."""
+        return isinstance(self.backend, SimulatedBackend)
+
+    @property
+    def workload_key(self) -> str:
+        """Equal for configs whose workloads and sizes are equal."""
+        return repr((self.workload, self.seed, self.simulated, self.memory, self.model, self.shape))
+
+    @property
+    def prices(self) -> Prices:
+        """Those of the hardware, per hour; its GB are 10^9 bytes."""
+        device, gib = self.hardware.device_usd_per_hour, 2**30 / 1e9
+        dram, ssd = self.hardware.dram_usd_per_gb_hour, self.hardware.ssd_usd_per_gb_hour
+        return Prices(
+            None if device is None else device * self.hardware.devices,
+            None if dram is None else dram * gib,
+            None if ssd is None else ssd * gib,
+        )
+
+
+@contextmanager
+def refusing(where: str = "") -> Iterator[None]:
+    """Within it, a bad value or a file that cannot be read is a bad configuration."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"{where}{name}{error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}{' '.join(str(error).split())}") from error
+
+
+def prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
+    """Check ``config`` and build all that costs nothing: no model is loaded, nothing is written.
+
+    Raises
+    ------
+    ConfigError
+        One line: which key, what was found, what was expected.
+    """
+    with refusing():
+        return _prepare(config, info)
+
+
+def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
+    _check_keys(config)
+    name, knobs = option(config, "backend")
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}{suggest(name, BACKENDS)}")
+    backend = build(BACKENDS[name], knobs, f"backend={name}")
+    simulated = isinstance(backend, SimulatedBackend)
+    policies, provenance = _policies(config)
+    _check_tracking(config)
+    return Parts(
+        seed=_typed(config, "seed", int, 0),
+        save_tokens=_typed(config, "save_tokens", bool, False),
+        memory=build(Memory, config.get("memory", {}), "memory"),
+        task=_task(config),
+        workload=_workload(config),
+        backend=backend,
+        hardware=build(Hardware, config.get("hardware", {}), f"hardware={info.choices.get('hardware', '?')}"),
+        shape=model_shape(config["model"]) if simulated else None,
+        model_knobs=config["model"],
+        model=None if simulated else _model(config),
+        policies=policies,
+        provenance=provenance,
+    )
+
+
+def option(config: Mapping[str, Any], group: str) -> tuple[str, dict[str, Any]]:
+    """The ``name`` of the option that ``group`` picks, and its other keys."""
+    knobs = dict(config.get(group) or {})
+    name = knobs.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{group}: its YAML must say which one it is (name: ...), found {name!r}")
+    return name, knobs
+
+
+def _model(config: Mapping[str, Any]) -> RandomModel | HfModel:
+    """The model's knobs; a path that is local must be there, a name on the hub is not looked up."""
+    model = model_knobs(config["model"])
+    path = model.path if isinstance(model, HfModel) else ""
+    is_local = path.startswith(("/", ".", "~")) or path.count("/") > 1
+    if is_local and not Path(path).expanduser().is_dir():
+        raise ConfigError(f"model.path: there is no directory {path!r}")
+    return model
+
+
+def _policies(config: Mapping[str, Any]) -> tuple[Policies, dict[str, Mapping[str, str]]]:
+    registry = Registry.discover()
+    chosen = {family: option(config, family) for family in FAMILIES}
+    policies: dict[str, Any] = {family: registry.build(family, name, knobs) for family, (name, knobs) in chosen.items()}
+    return Policies(**policies), {family: registry.provenance(family, name) for family, (name, _) in chosen.items()}
+
+
+def _task(config: Mapping[str, Any]) -> ServeTask:
+    name, knobs = option(config, "task")
+    if name != "serve":
+        raise ConfigError(f"unknown task {name!r}; known: serve")
+    return build(ServeTask, knobs, f"task={name}")
+
+
+def _workload(config: Mapping[str, Any]) -> Knobs:
+    name, given = option(config, "workload")
+    knobs = build(workload_schema(name), given, f"workload={name}")
+    if isinstance(knobs, FileKnobs) and not (knobs.path is None and getattr(knobs, "dataset", None)):
+        knobs.file()  # it must be there
+    return knobs
+
+
+def _check_tracking(config: Mapping[str, Any]) -> None:
+    name, knobs = option(config, "tracking")
+    if name not in TRACKERS:
+        raise ConfigError(f"unknown tracking {name!r}; known: {', '.join(TRACKERS)}{suggest(name, TRACKERS)}")
+    build(TRACKERS[name], knobs, f"tracking={name}")
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if key not in TOP_LEVEL:
+            raise ConfigError(f"unknown key {key!r}{suggest(key, TOP_LEVEL)}")
+    for group in ("memory", "model", "hardware"):
+        if not isinstance(config.get(group), Mapping):
+            raise ConfigError(f"{group} is {config.get(group)!r}, expected the keys of an option")
+
+
+def _typed(config: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
+    value = config.get(key, default)
+    if type(value) is not kind:
+        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}), expected {kind.__name__}")
+    return value

@@ -1,0 +1,140 @@
+"""Paged attention inside Hugging Face models: the one module that touches transformers' attention interface.
+
+A model loaded with ``attn_implementation=INTERFACE`` calls :func:`_forward` in every layer. The batch's context travels
+as a keyword argument through the model's forward. No mask is registered under the name, so the model makes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from ...kernels.cache_write import write_pages
+from ...kernels.paged_attention import paged_attention
+from .rotary import RotaryTable, rotate
+
+INTERFACE = "kvarena_paged"
+CONTEXT = "kvarena_context"  # the keyword that carries the context
+
+# Arguments that change what attention means and that the paged one does not know.
+_UNKNOWN = ("s_aux", "position_bias", "alibi", "head_mask", "cache")
+
+
+class AttentionContext(Protocol):
+    """What one forward pass carries to every layer."""
+
+    def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        """Attention of the module ``layer``: query [num_tokens, num_heads, head_dim], key and value [num_tokens,
+        num_kv_heads, head_dim]; returns the shape of ``query``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What a layer asks for: softmax scale, sliding window in tokens (a query sees itself and ``window`` - 1 before),
+    soft cap of the scores."""
+
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+@dataclass(slots=True)
+class PagedContext:
+    """One packed batch over the paged cache.
+
+    Attributes
+    ----------
+    pool: [num_pages, num_layers, 2, num_kv_heads, page_size, head_dim].
+    page_table: int32 [num_segments, max_pages].
+    query_starts: int32 [num_segments + 1].
+    positions: int32 [num_segments].
+    slots: int64 [num_tokens], where to write K/V; -1: nowhere.
+    rotary: with decoupled positions, the true table of each layer; keys are then cached un-rotated.
+    position_ids: int64 [num_tokens], logical positions of the queries (needed with ``rotary``).
+    """
+
+    pool: Tensor
+    page_table: Tensor
+    query_starts: Tensor
+    positions: Tensor
+    slots: Tensor
+    rotary: Callable[[Any], RotaryTable] | None = None
+    position_ids: Tensor | None = None
+
+    def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        """Write the batch's K/V of this layer, then let every query read its own context."""
+        pages = self.pool[:, layer.layer_idx]
+        write_pages(key, value, pages, self.slots)
+        cos = sin = None
+        if self.rotary is not None:
+            table = self.rotary(layer)
+            cos, sin = table.cos, table.sin
+            query = rotate(query, cos[self.position_ids], sin[self.position_ids])
+        attended: Tensor = paged_attention(
+            query,
+            pages,
+            self.page_table,
+            self.query_starts,
+            self.positions,
+            scale=options.scale,
+            window=options.window,
+            softcap=options.softcap,
+            key_cos=cos,
+            key_sin=sin,
+        )
+        return attended
+
+
+@dataclass(slots=True)
+class ShapeProbe:
+    """Learns the K/V shape of every layer from one forward pass; computes nothing."""
+
+    shapes: dict[int, tuple[int, int, int]]  # layer -> heads, K/V heads, head dim
+
+    def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
+        """Note the shapes of ``layer``."""
+        if not key.shape == value.shape or not query.shape[-1] == key.shape[-1]:
+            raise ValueError(
+                f"layer {layer.layer_idx} has head dimensions {query.shape[-1]} (query), {key.shape[-1]} (key) and "
+                f"{value.shape[-1]} (value); the paged cache needs equal ones"
+            )
+        self.shapes[layer.layer_idx] = (query.shape[1], key.shape[1], key.shape[2])
+        return torch.zeros_like(query)
+
+
+def _forward(
+    module: Any,
+    query: Tensor,  # [1, num_heads, num_tokens, head_dim]
+    key: Tensor,  # [1, num_kv_heads, num_tokens, head_dim]
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: unpack the row of one, attend, return [1, num_tokens, num_heads, head_dim]."""
+    context: AttentionContext | None = kwargs.get(CONTEXT)
+    if context is None:
+        raise RuntimeError(f"attention {INTERFACE!r} was called without its context; run the model by a TorchExecutor")
+    for name in _UNKNOWN:
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{type(module).__name__} passes {name!r}, which paged attention does not implement")
+    if not getattr(module, "is_causal", True):
+        raise ValueError(f"{type(module).__name__} is not causal; only causal attention can be paged")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    options = AttentionOptions(scale, sliding_window, softcap)
+    out = context.attend(module, query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), options)
+    return out.unsqueeze(0), None
+
+
+def register() -> str:
+    """Make the paged attention known to transformers (again is a no-op) and return its name."""
+    AttentionInterface.register(INTERFACE, _forward)
+    return INTERFACE

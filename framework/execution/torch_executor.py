@@ -1,0 +1,187 @@
+"""The real backend: a Hugging Face model over one paged KV pool."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..workloads.tokens import IdLog
+from .attention import CONTEXT, PagedContext
+from .contract import Batch, ModelShape, Segment, StepResult
+from .host_tuning import speed_up
+from .measured_costs import MeasuredCosts
+from .models import LoadedModel
+from .packing import PackedBatch, Packer
+from .rotary import RotaryTable, decouple
+
+PROBE_TOKENS = 16
+
+
+class TorchExecutor:
+    """Implements :class:`contract.Executor`; one batch is one forward pass.
+
+    Attributes
+    ----------
+    pool: [num_pages, num_layers, 2, num_kv_heads, page_size, head_dim], zeros at first.
+    shape: the model's, with the dtype that this executor runs in.
+    max_steps: 1; every iteration is computed.
+    forward_s: seconds of the last :meth:`run` inside the model's forward pass and the choice of tokens.
+    """
+
+    max_steps = 1
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        num_pages: int,
+        page_size: int,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        threads: int | None = None,
+        decoupled: bool = False,
+    ) -> None:
+        """Allocate the pool and prepare ``model``, whose module stays as it is.
+
+        Parameters
+        ----------
+        model: loaded by :func:`models.load_model`; weights are shared if ``device`` and ``dtype`` are its own.
+        num_pages, page_size: of the pool, >= 1; tokens per page.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None: the model's.
+        threads: of a CPU, for the whole process; None: torch's choice.
+        decoupled: cache un-rotated keys and rotate them where attention reads them.
+
+        Raises
+        ------
+        ValueError
+            If a size is not positive, the pool does not fit, or positions cannot be decoupled in this model.
+        """
+        if num_pages < 1 or page_size < 1:
+            raise ValueError(f"the pool has {num_pages} pages of {page_size} tokens, expected at least 1 of each")
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"backend.threads is {threads}, expected at least 1")
+            torch.set_num_threads(threads)
+        self._device = torch.device(device)
+        self._module = _own(model.module, self._device, None if dtype is None else getattr(torch, dtype))
+        weight = next(self._module.parameters())
+        self._device = weight.device
+        self.shape: ModelShape = replace(model.shape, dtype_bytes=weight.element_size())
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            speed_up(self._module)
+        self._rotary: Callable[[Any], RotaryTable] | None = None
+        self.pool = _allocate(self.shape, num_pages, page_size, weight)
+        self._packer = Packer(page_size, num_pages, self.shape.max_positions, self._device)
+        self._costs = MeasuredCosts(self, page_size)
+        self.forward_s = 0.0
+        if decoupled:
+            self._decouple()
+
+    @property
+    def costs(self) -> MeasuredCosts:
+        """Measured on this machine when first asked for."""
+        return self._costs
+
+    def run(self, batch: Batch) -> StepResult:
+        """Compute ``batch``. ``tokens`` are the model's own greedy choices, whatever is forced.
+
+        Raises
+        ------
+        ValueError
+            If ``batch.steps`` is not 1 or a segment does not fit its page table or the model.
+        """
+        if batch.steps != 1:
+            raise ValueError(f"batch.steps is {batch.steps}, expected 1: a real model computes every step")
+        if not batch.segments:
+            return StepResult([], 0.0, 0.0)
+        start_s = perf_counter()
+        packed = self._packer.pack(batch.segments)
+        forward_start_s = perf_counter()
+        tokens = self._tokens(self._forward(packed))
+        end_s = perf_counter()
+        self.forward_s = end_s - forward_start_s
+        return StepResult(tokens, end_s - start_s, self.forward_s)
+
+    def logits(self, segments: list[Segment]) -> Tensor:
+        """Compute ``segments`` as :meth:`run` does; logits after the sampled ones, [num_sampled, vocab_size]."""
+        return self._forward(self._packer.pack(segments))
+
+    @torch.inference_mode()
+    def _forward(self, packed: PackedBatch) -> Tensor:
+        context = PagedContext(
+            pool=self.pool,
+            page_table=packed.page_table,
+            query_starts=packed.query_starts,
+            positions=packed.positions,
+            slots=packed.slots,
+            rotary=self._rotary,
+            position_ids=packed.position_ids,
+        )
+        out = self._module(
+            input_ids=packed.input_ids[None],
+            position_ids=packed.position_ids[None],
+            use_cache=False,
+            logits_to_keep=packed.sampled,
+            **{CONTEXT: context},
+        )
+        logits: Tensor = out.logits[0]
+        return logits
+
+    def duration_until(self, batch: Batch, limit_s: float) -> int:
+        """1: every call is one step."""
+        return 1
+
+    def close(self) -> None:
+        """Free the pool and the weights."""
+        self.pool = self.pool.new_empty(0)
+        self._module = nn.Module()
+
+    def _decouple(self) -> None:
+        """Take the rotation out of the model, and make sure that its logits stay (a layer may be built without one)."""
+        length = min(PROBE_TOKENS, self.shape.max_positions, self.pool.shape[0] * self.pool.shape[4])
+        log = IdLog(np.arange(length, dtype=np.int32) % self.shape.vocab_size)
+        table = np.arange(self.pool.shape[0], dtype=np.int32)
+        probe = [Segment(-1, log, 0, length, table, sample=True)]
+        before = self.logits(probe).float()
+        self._rotary = decouple(self._module, self.shape.max_positions)
+        error = (self.logits(probe).float() - before).abs().max()
+        if error > before.abs().max() * 4 * torch.finfo(self.pool.dtype).eps ** 0.5:
+            raise ValueError(
+                f"decoupled positions change the logits of {self.shape.name!r} by {float(error):.3g}; "
+                "some of its layers rotate in a way of their own"
+            )
+        self.pool[: -(-length // self.pool.shape[4])] = 0
+
+    def _tokens(self, logits: Tensor) -> list[int]:
+        if self._device.type == "cuda" and not logits.shape[0]:
+            torch.cuda.synchronize(self._device)
+        chosen: list[int] = logits.argmax(dim=-1).tolist()  # waits for a GPU
+        return chosen
+
+
+def _own(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """A copy of ``module`` that may be changed: it shares the weights where device and dtype agree."""
+    first = next(module.parameters())
+    same_device = first.device == device or (device.index is None and first.device.type == device.type)
+    if same_device and dtype in (None, first.dtype):
+        return copy.deepcopy(module, {id(w): w for w in (*module.parameters(), *module.buffers())})
+    return copy.deepcopy(module).to(device=device, dtype=dtype)
+
+
+def _allocate(shape: ModelShape, num_pages: int, page_size: int, like: Tensor) -> Tensor:
+    """The pool: zeros, so that what a masked read meets beyond a context's end is finite."""
+    size = (num_pages, shape.num_layers, 2, shape.num_kv_heads, page_size, shape.head_dim)
+    try:
+        return torch.zeros(size, dtype=like.dtype, device=like.device)
+    except (RuntimeError, MemoryError) as error:
+        need = num_pages * page_size * shape.kv_bytes_per_token
+        raise ValueError(
+            f"the KV pool of {num_pages} pages takes {need} bytes, which {like.device} does not have"
+        ) from error

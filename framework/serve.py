@@ -1,0 +1,147 @@
+"""``task=serve``: put the parts of a run together, serve the workload, leave the run's folder."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from .backends import Backend, open_backend
+from .composition import Parts, option, prepare, refusing
+from .engine import Engine, EnginePolicies
+from .memory import PageStore
+from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
+from .metrics.files import replace_text
+from .metrics.summary import SCHEMA
+from .metrics.tracking import Tracker, open_tracker
+from .opening import check_sizes, open_workload
+from .policy import Tier
+from .progress import RunProgress
+from .run_info import RunInfo
+from .session import Arrivals, Progress, Session
+from .workloads.conversation import Workload
+
+
+def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
+    """Run ``config`` into ``folder`` and return the content of its ``summary.json``.
+
+    Raises
+    ------
+    ConfigError
+        If the config cannot run; nothing was computed or written then.
+    """
+    parts = prepare(config, info)
+    with ExitStack() as stack:
+        with refusing():
+            backend = open_backend(parts)
+            stack.callback(backend.executor.close)
+            workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
+            check_sizes(parts, workload, backend.num_pages, backend.max_tokens)
+            run_info = {**describe(config, info, parts), "workload": workload.name, "model": backend.shape.name}
+            server = Server(parts, backend, workload)
+        tracker = _open_tracker(config, folder, info, run_info)
+        stack.push(lambda kind, *_: tracker.finish(None, 1) if kind else None)
+        recorder = stack.enter_context(RunRecorder(folder, tracker, parts.save_tokens))
+        progress = stack.enter_context(RunProgress(info.label, "simulated" if parts.simulated else "run"))
+        server.run(recorder, progress)
+        recorder.close()
+        rows = (recorder.requests, recorder.steps, recorder.transfers)
+        summary = summarize(*rows, run_info, totals=server.totals(), slo=parts.task.slo, prices=parts.prices)
+        write_summary(folder, summary)
+        tracker.finish(summary)
+    return summary
+
+
+class Server:
+    """One engine and one page store, made for one workload."""
+
+    def __init__(self, parts: Parts, backend: Backend, workload: Workload) -> None:
+        self._parts, self._backend, self._workload = parts, backend, workload
+        self._arrivals = Arrivals()
+        self.store = PageStore(
+            parts.memory.page_size,
+            {Tier.DEVICE: backend.num_pages},
+            {Tier.DEVICE: parts.policies.eviction},
+            leaves_only=not parts.policies.prefetch.holes,
+            future=self._arrivals,
+        )
+
+    def run(self, recorder: Recorder, on_progress: Callable[[Progress], None]) -> None:
+        """Serve the workload from its first turn to its last."""
+        chosen, backend = self._parts.policies, self._backend
+        policies = EnginePolicies(
+            chosen.scheduling, chosen.prefetch, chosen.writeback, chosen.truncation, chosen.compression
+        )
+        engine = Engine(backend.executor, self.store, policies, recorder, backend.clock, max_tokens=backend.max_tokens)
+        session = Session(
+            *(self._workload, [engine], chosen.routing, backend.clock, recorder),
+            arrivals=self._arrivals,
+            warmup=self._parts.workload.warmup,
+            on_progress=on_progress,
+        )
+        session.run()
+
+    def totals(self) -> RunTotals:
+        """What no record tells."""
+        evicted = {tier.name.lower(): pool.evicted_pages for tier, pool in self.store.pools.items()}
+        return RunTotals(evicted_pages=evicted, peak_pages=self.store.device.peak_pages)
+
+
+def describe(config: Mapping[str, Any], info: RunInfo, parts: Parts) -> dict[str, Any]:
+    """The ``run`` section of ``summary.json``, as far as it is known before the run."""
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    oracles = {family: {"oracle": True} for family, policy in parts.policies.by_family().items() if policy.oracle}
+    return {
+        **_identity(config, info, started),
+        "status": "ok",
+        "policies": {f: {**origin, **oracles.get(f, {})} for f, origin in parts.provenance.items()},
+    }
+
+
+def record_failure(
+    folder: Path, config: Mapping[str, Any], info: RunInfo, error: str, trace: str | None = None
+) -> None:
+    """Leave a ``summary.json`` that says why the run failed, and the traceback in ``error.txt``. Never raises."""
+    started = datetime.now(UTC).isoformat(timespec="microseconds")
+    run = {**_identity(config, info, started), "status": "failed", "error": error, "policies": {}}
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if trace is not None:
+            replace_text(folder / "error.txt", trace)
+        write_summary(folder, {"schema": SCHEMA, "run": run})
+
+
+def _identity(config: Mapping[str, Any], info: RunInfo, started: str) -> dict[str, Any]:
+    names = {group: (config.get(group) or {}).get("name") for group in ("backend", "workload", "model", "hardware")}
+    return {
+        "id": uuid.uuid4().hex[:12],
+        "started": started,
+        "version": version("kvarena"),
+        "git_commit": git_commit(),
+        "seed": config.get("seed"),
+        "system": info.label,
+        **names,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that runs, ``+`` if files differ from it; None if this is an installed copy."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return found.stdout.strip() or None
+    return None
+
+
+def _open_tracker(config: Mapping[str, Any], folder: Path, info: RunInfo, run_info: Mapping[str, Any]) -> Tracker:
+    name, knobs = option(config, "tracking")
+    known = {**run_info, "folder": str(folder), "sweep": info.sweep, "task": "serve"}
+    return open_tracker(name, knobs, known, config)

@@ -1,0 +1,77 @@
+"""What is wrong is said in one line, with exit status 2, and nothing is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SIMULATED = ("backend=simulated", "model=llama-3-8b", "hardware=h100", "tracking=none", "workload.limit=3")
+Run = Callable[..., tuple[int, str, str]]
+BAD = [
+    (["systm=vllm"], ["unknown key 'systm'", "did you mean 'system'"]),
+    (["system=vlm"], ["unknown system 'vlm'", "known: vllm", "did you mean 'vllm'"]),
+    (["evicton=lru"], ["'evicton'", "did you mean 'eviction'"]),
+    (["eviction=lruu"], ["unknown eviction 'lruu'", "s3fifo", "did you mean 'lru'"]),
+    (["experiment=quickstrat"], ["'quickstrat'", "did you mean 'quickstart'"]),
+    (["memory.pagesize=16"], ["'memory.pagesize'", "did you mean 'memory.page_size'"]),
+    (["memory.page_size=abc"], ["memory: page_size is 'abc' (str)", "expected int"]),
+    (["memory.page_size=0"], ["page_size is 0", "at least 1"]),
+    (["memory.device_tokens=3"], ["device_tokens is 3", "page_size"]),
+    (["memory.host_tokens=-1"], ["host_tokens is -1"]),
+    (["+eviction.weight=1"], ["eviction=lru", "unknown knob 'weight'"]),
+    (["+nonsense=1"], ["unknown key 'nonsense'"]),
+    (["seed=x"], ["seed is 'x' (str)", "expected int"]),
+    (["save_tokens=1"], ["save_tokens is 1 (int)", "expected bool"]),
+    (["task.slo.ttft_s=-1"], ["ttft_s is -1"]),
+    (["vllm"], ["'vllm'", "expected key=value"]),
+    (["a=["], ["'a=['", "expected key=value"]),
+    (["task.name=replay"], ["unknown task 'replay'"]),
+    (["backend=torch", "model=llama-3-8b"], ["llama-3-8b", "torch"]),
+    (["backend=torch", "model=hf"], ["model.path"]),
+    (["backend=torch", "model=hf", "model.path=/no/such/model"], ["/no/such/model"]),
+    (["workload=jsonl"], ["workload.path"]),
+    (["workload=jsonl", "workload.path=/no/such/file"], ["/no/such/file", "does not exist"]),
+    (["workload.rate=-1"], ["rate is -1"]),
+    (["workload.rate=null", "memory.device_tokens=64"], ["conversation 0, turn", "64"]),
+    (["tracking.name=wanb"], ["unknown tracking 'wanb'"]),
+    (["runs=/proc/nowhere"], ["cannot write the run folder", "/proc/nowhere"]),
+]
+
+
+MODES = [((), *case) for case in BAD] + [(("-m", "seed=0,1"), *case) for case in BAD[1::3]]
+
+
+@pytest.mark.parametrize(("mode", "arguments", "words"), MODES, ids=lambda value: " ".join(value))
+def test_bad_input_is_one_line_and_status_2(
+    kvarena: Run, tmp_path: Path, mode: tuple[str, ...], arguments: list[str], words: list[str]
+) -> None:
+    chosen = {argument.split("=")[0] for argument in arguments}
+    base = [argument for argument in SIMULATED if argument.split("=")[0] not in chosen]
+    status, out, err = kvarena(*mode, *base, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("kvarena: ")
+    assert err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
+def test_a_malformed_file_names_the_line(kvarena: Run, tmp_path: Path, mode: tuple[str, ...]) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"conversation": 1, "turns": [{"prompt": "a", "output_tokens": 2}]}\n{"conversation"\n')
+    arguments = [*SIMULATED, "workload=jsonl", f"workload.path={path}", "workload.limit=null"]
+    status, out, err = kvarena(*mode, *arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert str(path) in err
+    assert "2" in err.replace(str(path), "")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_where_the_run_folder_should_be(kvarena: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("in the way")
+    status, _, err = kvarena(*SIMULATED)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot write the run folder" in err
+    assert (tmp_path / "runs").read_text() == "in the way"

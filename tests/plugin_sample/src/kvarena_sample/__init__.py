@@ -1,0 +1,1 @@
+"""A sample of policies in a distribution of their own."""

@@ -1,0 +1,1 @@
+"""The configs: one folder per family, one YAML per policy."""

@@ -1,0 +1,1 @@
+"""The policies; every module here is read."""
