@@ -72,8 +72,8 @@ def job(config: DictConfig) -> None:
     """
     from .serve import record_failure, serve  # the engine is loaded when something runs, not for --help
 
-    plain, info = _plain(config), _info(HydraConfig.instance().cfg.hydra)
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    whole: Any = HydraConfig.instance().cfg
+    plain, info, folder = _plain(config), _info(whole.hydra), Path(whole.hydra.runtime.output_dir)
     try:
         serve(plain, folder, info)
     except ConfigError as error:

@@ -240,7 +240,10 @@ def option(config: Mapping[str, Any], group: str) -> tuple[str, dict[str, Any]]:
 def _model(config: Mapping[str, Any]) -> RandomModel | HfModel:
     """The model's knobs; a path that is local must be there, a name on the hub is not looked up."""
     model = model_knobs(config["model"])
-    path = model.path if isinstance(model, HfModel) else ""
+    if not isinstance(model, HfModel):
+        return model
+    if not (path := model.path):
+        raise ConfigError("model.path must be given: a local directory, or a name on the hub")
     is_local = path.startswith(("/", ".", "~")) or path.count("/") > 1
     if is_local and not Path(path).expanduser().is_dir():
         raise ConfigError(f"model.path: there is no directory {path!r}")

@@ -60,14 +60,19 @@ def system_families(system: str, points: Iterable[EntryPoint]) -> dict[str, str]
 
 
 def _defaults(packages: list[str], name: str) -> dict[str, str]:
+    """The defaults list of the first file ``name`` in ``packages``: option by group."""
     for package in packages:
         spec = importlib.util.find_spec(package)
         for root in spec.submodule_search_locations or () if spec else ():
             if (path := Path(root) / name).is_file():
-                entries = OmegaConf.to_container(OmegaConf.load(path)).get("defaults", [])
-                pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
-                return {key.removeprefix("override ").lstrip("/"): option for key, option in pairs}
+                return _picked(OmegaConf.to_container(OmegaConf.load(path)))
     return {}
+
+
+def _picked(config: Any) -> dict[str, str]:
+    entries = config.get("defaults", []) if isinstance(config, dict) else []
+    pairs = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+    return {str(key).removeprefix("override ").lstrip("/"): option for key, option in pairs}
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

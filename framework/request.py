@@ -50,6 +50,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.known_tokens = self.input_tokens + self.generated_tokens
+
     lease: Lease | None = None
     computed_before: int = 0
     recompute_left: int = 0

@@ -18,8 +18,10 @@ void write_token(const Write& w, int64_t token) {
     if (slot < 0) return;
     char* to = w.pool + slot / w.page_size * w.pool_strides[0] + slot % w.page_size * w.pool_strides[3];
     for (int64_t head = 0; head < w.num_kv_heads; ++head, to += w.pool_strides[2]) {
-        std::memcpy(to, w.key + token * w.key_strides[0] + head * w.key_strides[1], w.row_bytes);
-        std::memcpy(to + w.pool_strides[1], w.value + token * w.value_strides[0] + head * w.value_strides[1], w.row_bytes);
+        const char* key = w.key + token * w.key_strides[0] + head * w.key_strides[1];
+        const char* value = w.value + token * w.value_strides[0] + head * w.value_strides[1];
+        std::memcpy(to, key, w.row_bytes);
+        std::memcpy(to + w.pool_strides[1], value, w.row_bytes);
     }
 }
 

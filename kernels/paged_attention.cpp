@@ -1,10 +1,10 @@
 // Attention of a ragged batch of query segments over a paged KV pool, for CPUs.
 //
-// A unit of work is (segment, KV head, tile of query tokens): the rows of the tile are its tokens x the head's query heads.
+// A unit of work is (segment, KV head, tile of query tokens); its rows are the tile's tokens x the head's query heads.
 // It walks the keys in tiles of 64 (an online softmax) and folds the result of every 512 keys, a chunk, into a total.
 // Tiles and chunks start at multiples of their size, and a masked key adds an exact zero. So a row's result does not
-// depend on the other rows, on how a prompt was cut or on the number of threads: chunks of one unit may be computed apart
-// and folded in order afterwards, which is how few units keep many threads busy.
+// depend on the other rows, on how a prompt was cut or on the number of threads: chunks of one unit may be computed
+// apart and folded in order afterwards, which is how few units keep many threads busy.
 
 #include <algorithm>
 #include <cmath>
@@ -60,15 +60,17 @@ struct Job {
     // Adds the keys [key, key + tokens) to the chunk's sums.
     template <class T>
     void add_tile(int64_t key, int64_t tokens, int64_t next_tokens, int side) {
-        const int64_t first_row = std::max<int64_t>(0, key - position) * group;  // earlier rows see none of the tile
-        const int64_t visible = c.window ? key + tokens + c.window - 1 - position : u.tokens;  // tokens whose window holds it
-        const int64_t last_row = std::min(u.tokens, std::max<int64_t>(visible, 0)) * group, count = last_row - first_row;
+        // earlier rows see none of the tile, later ones have it before their window
+        const int64_t first_row = std::max<int64_t>(0, key - position) * group;
+        const int64_t visible = c.window ? key + tokens + c.window - 1 - position : u.tokens;
+        const int64_t count = std::min(u.tokens, std::max<int64_t>(visible, 0)) * group - first_row;
         if (count <= 0) return;
         pack_keys<T>(c, s, side, key, tokens, next_tokens);
         multiply_keys(s.query + first_row * s.head_dim, s.keys, count, s.head_dim, s.scores + first_row * TILE);
-        weigh_tile(key, first_row, last_row);
+        weigh_tile(key, first_row, first_row + count);
         const float* converted[TILE];
-        multiply_values(s.scores + first_row * TILE, float_values<T>(s, side, tokens, converted), count, tokens, s.width,
+        const float* const* values = float_values<T>(s, side, tokens, converted);
+        multiply_values(s.scores + first_row * TILE, values, count, tokens, s.width,
                         s.chunk.values + first_row * s.width, s.alpha + first_row);
     }
 
@@ -89,7 +91,8 @@ struct Job {
 
     void write(Sums sums) {
         for (int64_t r = 0; r < rows; ++r) {
-            const int64_t token = c.query_starts[u.segment] + u.first_token + r / group, head = u.head * group + r % group;
+            const int64_t token = c.query_starts[u.segment] + u.first_token + r / group;
+            const int64_t head = u.head * group + r % group;
             float* to = c.out + token * c.out_strides[0] + head * c.out_strides[1];
             const float factor = 1.0f / sums.total[r];
             for (int64_t d = 0; d < s.head_dim; ++d) to[d] = sums.values[r * s.width + d] * factor;
@@ -141,7 +144,8 @@ Plan make_plan(const Call& c) {
         plan.num_partials += chunks;
         for (int64_t k = 0; k < chunks; ++k) plan.tasks.push_back({i, first + k, u.cost / chunks});
     }
-    std::stable_sort(plan.tasks.begin(), plan.tasks.end(), [](const Task& a, const Task& b) { return a.cost > b.cost; });
+    std::stable_sort(plan.tasks.begin(), plan.tasks.end(),
+                     [](const Task& a, const Task& b) { return a.cost > b.cost; });
     return plan;
 }
 
@@ -149,7 +153,8 @@ struct Partials {
     int64_t rows, width;
     std::vector<float> memory;
 
-    Partials(int64_t count, int64_t rows_, int64_t width_) : rows(rows_), width(width_), memory(count * rows * (width + 2)) {}
+    Partials(int64_t count, int64_t rows_, int64_t width_)
+        : rows(rows_), width(width_), memory(count * rows * (width + 2)) {}
 
     Sums at(int64_t i) {
         float* p = memory.data() + i * rows * (width + 2);

@@ -48,7 +48,8 @@ struct ValueRows {
 
 void multiply_keys(const float* query, const float* keys, int64_t rows, int64_t head_dim, float* scores) {
     for (int64_t column = 0; column < TILE; column += COLUMNS * W)
-        column_block<COLUMNS>(query, head_dim, PackedKeys{keys + column}, rows, head_dim, scores + column, TILE, nullptr);
+        column_block<COLUMNS>(query, head_dim, PackedKeys{keys + column}, rows, head_dim, scores + column, TILE,
+                              nullptr);
 }
 
 void multiply_values(const float* weights, const float* const* values, int64_t rows, int64_t tokens, int64_t width,
@@ -84,7 +85,7 @@ struct Scratch {
         chunk.values = take(rows * width), sum.values = take(rows * width);
         chunk.maximum = take(rows), chunk.total = take(rows), sum.maximum = take(rows), sum.total = take(rows);
         alpha = take(rows);
-        std::fill_n(keys, TILE * head_dim, 0.0f);  // a short tile multiplies stale columns, and old bits may be slow denormals
+        std::fill_n(keys, TILE * head_dim, 0.0f);  // a short tile multiplies stale columns: no slow denormals there
         own_chunk = chunk;
     }
 };
@@ -112,7 +113,7 @@ template <class T>
 void find_rows(const Call& c, const Unit& u, int64_t first, int64_t last, const void** key_at, const void** value_at) {
     const int32_t* table = c.page_table + u.segment * c.table_stride;
     const T* pool = static_cast<const T*>(c.pool) + u.head * c.pool_strides[2];
-    const int64_t seen = std::max(first, u.first_key);  // keys before it may have lost their page: stand-ins, to be hidden
+    const int64_t seen = std::max(first, u.first_key);  // earlier keys may have lost their page: hidden stand-ins
     int64_t page = seen / c.page_size, offset = seen % c.page_size;
     const T* base = pool + table[page] * c.pool_strides[0] + offset * c.pool_strides[3];
     for (int64_t i = 0; i < seen - first; ++i) key_at[i] = base, value_at[i] = base + c.pool_strides[1];
@@ -147,7 +148,7 @@ void rotate_row(const Call& c, int64_t position, float* row) {
     }
 }
 
-// Transposes W rows into columns [column, column + W) of packed [head_dim, TILE]; rows past `count` repeat the last one.
+// Transposes W rows into columns [column, column + W) of packed [head_dim, TILE]; rows past `count` repeat the last.
 template <class T>
 void pack_rows(const void* const* rows, int64_t count, int64_t head_dim, int64_t column, float* packed) {
     const T* row[W];
@@ -191,7 +192,8 @@ void pack_keys(const Call& c, Scratch& s, int side, int64_t first, int64_t token
 // The rows of values as floats padded to whole vectors: in the pool itself where it has that form, else converted.
 template <class T>
 const float* const* float_values(Scratch& s, int side, int64_t tokens, const float** converted) {
-    if (sizeof(T) == sizeof(float) && s.width == s.head_dim) return reinterpret_cast<const float* const*>(s.value_at[side]);
+    if (sizeof(T) == sizeof(float) && s.width == s.head_dim)
+        return reinterpret_cast<const float* const*>(s.value_at[side]);
     for (int64_t i = 0; i < tokens; ++i) {
         float* row = s.value_rows + i * s.width;
         convert_row(static_cast<const T*>(s.value_at[side][i]), s.head_dim, row);

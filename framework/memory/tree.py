@@ -6,7 +6,7 @@ import numpy as np
 
 from ..policy import Tier
 from ..workloads.tokens import TokenLog
-from .run import Keys, Run, common_pages
+from .run import Keys, Run, Slots, common_pages
 
 
 class PageTree:
@@ -79,7 +79,7 @@ class PageTree:
             run = parent
 
 
-def set_slots(run: Run, tier: Tier, slots: np.ndarray | None) -> None:  # type: ignore[type-arg]
+def set_slots(run: Run, tier: Tier, slots: Slots | None) -> None:
     """Make ``run`` resident in ``tier`` at ``slots`` (or not at all) and keep its parent's count."""
     assert run.parent is not None
     run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)

@@ -1,8 +1,8 @@
 """The peers' workload, engine against transformers, side by side: ``python tests/bench/peers.py [--rounds N]``.
 
-12 conversations x 5 turns, 128 new tokens and 32 greedy tokens a turn, a 32 M-parameter Llama with random weights, float32.
-Contestants take turns within every round; a figure is the median over rounds of turns per second. The tokens of all
-contestants must be the same.
+12 conversations x 5 turns, 128 new tokens and 32 greedy tokens a turn, a 32 M-parameter Llama with random weights,
+float32. Contestants take turns within every round; a figure is the median over rounds of turns per second. The tokens
+of all contestants must be the same.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from support.serving import configure, serve
+from transformers import GenerationConfig
+from transformers.utils import logging
+
 from kvarena.framework.composition import prepare
 from kvarena.framework.execution.models import load_model
 from kvarena.framework.opening import open_workload
 from kvarena.framework.run_info import RunInfo
-from transformers import GenerationConfig
-from transformers.utils import logging
 
 Outputs = dict[tuple[int, int], list[int]]
 Contestant = Callable[[], tuple[Outputs, float, float]]
@@ -126,10 +127,10 @@ def main() -> None:
     cached: dict[str, float] = {}
     tokens: dict[str, Outputs] = {}
     for _ in range(arguments.rounds):
-        for name in rates:
+        for name, values in rates.items():
             tokens[name], wall_s, cached[name] = contestants[name]()
-            rates[name].append(len(tokens[name]) / wall_s)
-    reference = rates["transformers continuous batching"] if "transformers continuous batching" in rates else None
+            values.append(len(tokens[name]) / wall_s)
+    reference = rates.get("transformers continuous batching")
     expected = next(iter(reversed(tokens.values())))
     print(f"{torch.get_num_threads()} threads, {arguments.rounds} rounds, medians")
     print(f"{'':36}{'turns/s':>9}{'x continuous batching':>23}{'from cache':>12}{'tokens equal':>14}")

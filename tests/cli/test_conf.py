@@ -117,7 +117,8 @@ def test_every_model_builds_on_its_backend(option: str, tmp_path: Path) -> None:
 def test_every_workload_builds(option: str, tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     path = [f"workload.path={tmp_path / 'data'}"] if option in ("jsonl", "mooncake", "sharegpt") else []
-    assert isinstance(prepare(*composed(f"workload={option}", *path)).workload, WORKLOADS[option])
+    config, info = composed(f"workload={option}", *path)
+    assert isinstance(prepare(config, info).workload, WORKLOADS[config["workload"]["name"]])
 
 
 def test_systems_pick_one_option_of_every_family_and_set_nothing_else() -> None:

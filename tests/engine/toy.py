@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -156,7 +157,7 @@ class CheckedEngine(Engine):
 class Run:
     recording: Recording
     engine: Engine
-    executor: ToyExecutor
+    executor: Any
 
 
 def serve(
@@ -167,8 +168,9 @@ def serve(
     eviction: Eviction,
     prefetch: Prefetch,
     scheduling: Scheduling,
+    executor: Any = None,
 ) -> Run:
-    """Serve ``workload`` to the end on the toy model."""
+    """Serve ``workload`` to the end, on the toy model unless another ``executor`` is given."""
     recording, clock, arrivals = Recording(), VirtualClock(), Arrivals()
     store = PageStore(
         page_size,
@@ -177,7 +179,7 @@ def serve(
         leaves_only=not prefetch.holes,
         future=arrivals,
     )
-    executor = ToyExecutor(num_pages, page_size)
+    executor = executor or ToyExecutor(num_pages, page_size)
     policies = EnginePolicies(scheduling, prefetch, NoWriteback(), NoTruncation(), NoCompression())
     engine = CheckedEngine(executor, store, policies, recording, clock)
     Session(workload, [engine], SingleInstance(), clock, recording, arrivals=arrivals).run()

@@ -103,10 +103,9 @@ def test_policies_import_only_the_policy_surface_and_kernels() -> None:
 
 def test_inside_the_repository_imports_are_relative() -> None:
     for path in SOURCES:
-        nodes = [
-            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom | ast.Import)
-        ]
-        for node in nodes:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom | ast.Import):
+                continue
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not any(name.split(".")[0] == "kvarena" for name in names), path.relative_to(ROOT)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
 from kvarena.framework.backends import open_backend
 from kvarena.framework.composition import prepare
 from kvarena.framework.metrics.records import RequestRecord, StepRecord, TransferRecord
 from kvarena.framework.opening import open_workload
 from kvarena.framework.run_info import RunInfo
 from kvarena.framework.serve import Server
-from omegaconf import OmegaConf
 
 
 @dataclass
