@@ -24,7 +24,7 @@ class Blocks:
 
 
 def choose_blocks(call: AttentionCall) -> Blocks:
-    """A rule of thumb on sizes that are known without asking the device; not tuned, but nothing spills registers."""
+    """A rule of thumb on sizes that are known without asking the device; not tuned, but hardly a register spills."""
     padded_dim, group_size = triton.next_power_of_2(call.query.shape[2]), call.group_size
     wide = call.query.dtype == torch.float32
     mean_rows = group_size * call.query.shape[0] / max(1, call.positions.numel())

@@ -87,8 +87,8 @@ def test_attention(capability: int, dtype: torch.dtype, head_dim: int, queries: 
         blocks = module.choose_blocks(call)
         source = describe(module.attend_tile, module.arguments(call), module.constants(call, blocks))
         compiled = build(capability, source, num_warps=blocks.num_warps, num_stages=blocks.num_stages)
-        # ptxas may park one word although registers are free; three tf32 products in place of one leave no room at 256
-        allowed = 64 if dtype == torch.float32 and head_dim == 256 else 8
+        # ptxas parks a few words to stay at 96 or 128 registers; three tf32 products in place of one need more at 256
+        allowed = 64 if dtype == torch.float32 and head_dim == 256 else 32 if features else 8
         assert stack_bytes(compiled, tmp_path) <= allowed
         assert compiled.metadata.shared <= SHARED_MEMORY_LIMIT[capability]
         assert "mma" in compiled.asm["ptx"]
