@@ -9,7 +9,7 @@ from .execution.capacity import device_pages, free_bytes
 from .execution.clocks import SkipIdleClock, VirtualClock, WallClock
 from .execution.contract import Clock, Executor, ModelShape
 from .execution.simulated import SimulatedBackend, SimulatedExecutor
-from .execution.threads import sleep_when_idle
+from .execution.threads import spin_briefly
 from .workloads.tokenizer import Tokenizer
 
 
@@ -48,7 +48,7 @@ def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
 
 
 def _torch(parts: Parts, knobs: TorchBackend) -> Backend:
-    sleep_when_idle()
+    spin_briefly()
     from .execution.models import load_model  # torch and transformers are loaded for real runs only
     from .execution.shapes import DTYPE_BYTES
     from .execution.torch_executor import TorchExecutor

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 
 
-def sleep_when_idle() -> None:
-    """Let OpenMP's threads sleep at barriers instead of spinning; no effect once torch is loaded.
+def spin_briefly() -> None:
+    """Let OpenMP's threads spin a short while at barriers, then sleep; no effect once torch is loaded.
 
-    A decode step has hundreds of short parallel regions: where other processes want the cores too, each spin lasts a
-    scheduler's quantum, and the step takes ten times as long.
+    A decode step has hundreds of short parallel regions. libgomp's default spins for milliseconds: a few percent faster
+    on a quiet machine, but where another process wants the cores each wait lasts a scheduler's quantum and a step takes
+    several times as long (``runs/LOG.md``).
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -85,7 +85,7 @@ class S3FIFO(Eviction):
     def victims(self, need: int) -> Iterator[Victim]:
         while need > 0:
             run = self._from_small() if self._small_is_full() else None
-            run = run or self._from_main() or self._from_small()
+            run = run or self._from_main() or self._from_small() or self._from_main()  # small may move all to main
             if run is None:
                 return
             pages = min(run.pages, need)

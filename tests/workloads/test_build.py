@@ -27,7 +27,7 @@ def test_the_yaml_lists_every_knob_with_its_default(name):
 
 
 def test_there_is_no_yaml_without_a_workload():
-    found = {path.name.removesuffix(".yaml") for path in (files("kvarena.conf") / "workload").iterdir()}
+    found = {yaml.safe_load(path.read_text())["name"] for path in (files("kvarena.conf") / "workload").iterdir()}
     assert found == set(WORKLOADS)
 
 
