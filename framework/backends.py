@@ -65,5 +65,6 @@ def _torch(parts: Parts, knobs: TorchBackend) -> Backend:
         threads=knobs.threads,
         decoupled=knobs.decoupled,
     )
+    executor.warm_up()
     clock = WallClock() if knobs.clock == "wall" else SkipIdleClock()
     return Backend(executor, clock, executor.shape, pages, executor.shape.max_positions, model.tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
@@ -109,6 +110,13 @@ class TorchExecutor:
         self.forward_s = end_s - forward_start_s
         return StepResult(tokens, end_s - start_s, self.forward_s)
 
+    def warm_up(self, num_tokens: int = 512) -> None:
+        """Compile and load what the first batches would wait for. Writes no K/V."""
+        longest = min(num_tokens, self.shape.max_positions)
+        log, table = IdLog(np.zeros(longest, np.int32)), np.zeros(longest, np.int32)
+        for length in (longest, 1):
+            self.run(Batch([Segment(-1, log, 0, length, table, write=False, sample=True)] * 2))
+
     def logits(self, segments: list[Segment]) -> Tensor:
         """Compute ``segments`` as :meth:`run` does; logits after the sampled ones, [num_sampled, vocab_size]."""
         return self._forward(self._packer.pack(segments))
@@ -179,6 +187,10 @@ def _allocate(shape: ModelShape, num_pages: int, page_size: int, like: Tensor) -
     """The pool: zeros, so that what a masked read meets beyond a context's end is finite."""
     size = (num_pages, shape.num_layers, 2, shape.num_kv_heads, page_size, shape.head_dim)
     try:
+        if like.device.type == "cpu":  # fresh pages of the system are zeros, and cost nothing before they are used
+            return (
+                torch.from_numpy(np.zeros(math.prod(size) * like.element_size(), np.uint8)).view(like.dtype).view(size)
+            )
         return torch.zeros(size, dtype=like.dtype, device=like.device)
     except (RuntimeError, MemoryError) as error:
         need = num_pages * page_size * shape.kv_bytes_per_token

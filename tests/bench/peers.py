@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +55,13 @@ class Peers:
         )
         module = copy.deepcopy(model.module)
         return cls(prompts, module, config)
+
+    def export(self, folder: Path) -> None:
+        """Save what another process needs to run the same."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.module.set_attn_implementation("sdpa")
+        self.module.save_pretrained(folder)
+        (folder / "prompts.json").write_text(json.dumps(self.prompts))
 
     def in_rounds(self, generate: Callable[[list[list[int]]], list[list[int]]]) -> tuple[Outputs, float, float]:
         """All conversations submit their turn together, with their full history."""
@@ -112,10 +121,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--export", type=Path, metavar="DIR", help="save model and prompts for vllm_peer.py and stop")
+    parser.add_argument("--vllm", type=Path, metavar="FILE", help="vllm.json, written by vllm_peer.py just before")
     parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     peers = Peers.make()
+    if arguments.export:
+        peers.export(arguments.export)
+        return
     contestants: dict[str, Contestant] = {
         "kvarena vllm": ours("system=vllm"),
         "kvarena vllm, 6,400 tokens of KV": ours("system=vllm", "memory.device_tokens=6400"),
@@ -141,6 +155,10 @@ def main() -> None:
             f"{name:36}{statistics.median(values):9.2f}{ratio:23.2f}{cached[name]:12.3f}"
             f"{f'{equal}/{len(expected)}':>14}"
         )
+    for name, figure in json.loads(arguments.vllm.read_text()).items() if arguments.vllm else ():
+        replies = {(c, turn): reply for turn, row in enumerate(figure["replies"]) for c, reply in enumerate(row)}
+        equal = sum(replies[key] == expected[key] for key in expected)
+        print(f"{name:36}{figure['turns_per_s']:9.2f}{'':35}{f'{equal}/{len(expected)}':>14}")
 
 
 if __name__ == "__main__":

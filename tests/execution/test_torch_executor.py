@@ -151,3 +151,9 @@ class TestCosts:
         costs = llama.executor.costs
         assert costs.recompute_s(0, 100) == costs.recompute_s(0, 100)
         assert llama.executor.costs is costs
+
+
+def test_warming_up_leaves_the_pool_as_it_is(llama):
+    executor = TorchExecutor(llama.model, 8, 4)
+    executor.warm_up()
+    assert not executor.pool.any()
