@@ -5,21 +5,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from kvarena.framework.policy import Eviction, Prefetch, Scheduling
-from kvarena.policies.eviction.arc import ARC
-from kvarena.policies.eviction.belady import Belady
-from kvarena.policies.eviction.fifo import FIFO
-from kvarena.policies.eviction.lfu import LFU
+from kvarena.framework.policy import Scheduling
+from kvarena.framework.registry import Registry
 from kvarena.policies.eviction.lru import LRU
-from kvarena.policies.eviction.s3fifo import S3FIFO
-from kvarena.policies.prefetch.holes import RecomputeHoles
-from kvarena.policies.prefetch.none import NoReuse
-from kvarena.policies.prefetch.prefix import PrefixCache
 from kvarena.policies.scheduling.chunked import Chunked
 from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
@@ -27,14 +21,26 @@ from kvarena.policies.scheduling.unified import Unified
 sys.path.insert(0, str(Path(__file__).parent))
 from toy import ToyWorkload, serve
 
-EVICTIONS: list[type[Eviction]] = [LRU, FIFO, LFU, S3FIFO, ARC, Belady]
-PREFETCHES: list[type[Prefetch]] = [NoReuse, PrefixCache, RecomputeHoles]
+REGISTRY = Registry.discover()
+
+
+def lossless(family: str) -> list[str]:
+    """The registered policies of ``family`` that promise the same tokens."""
+    return [name for name in REGISTRY.names(family) if REGISTRY.build(family, name, {}).lossless]
+
+
+def make(family: str, name: str) -> Any:
+    """The policy with its defaults."""
+    return REGISTRY.build(family, name, {})
+
+
 SCHEDULERS: list[Scheduling] = [
     Chunked(max_batched_tokens=7, max_running=5),
     Chunked(),
     PrefillFirst(max_batched_tokens=16, max_running=5),
     Unified(max_running=5),
 ]
+assert {policy.name for policy in SCHEDULERS} == set(lossless("scheduling"))
 
 
 @st.composite
@@ -53,15 +59,16 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 seen: Counter[str] = Counter()
 
 
-@pytest.mark.parametrize("prefetch", PREFETCHES)
+@pytest.mark.parametrize("prefetch", lossless("prefetch"))
 @pytest.mark.parametrize("scheduling", SCHEDULERS, ids=lambda policy: f"{policy.name}-{policy.max_batched_tokens}")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
-@given(workload=workloads(), eviction=st.sampled_from(EVICTIONS), page_size=st.integers(1, 6))
+@given(workload=workloads(), eviction=st.sampled_from(lossless("eviction")), page_size=st.integers(1, 6))
 def test_tokens_do_not_depend_on_memory(
-    prefetch: type[Prefetch], scheduling: Scheduling, workload: ToyWorkload, eviction: type[Eviction], page_size: int
+    prefetch: str, scheduling: Scheduling, workload: ToyWorkload, eviction: str, page_size: int
 ) -> None:
     pages = max(-(-workload.longest() // page_size) + 1, workload.total() // (10 * page_size))
-    run = serve(workload, pages, page_size, eviction=eviction(), prefetch=prefetch(), scheduling=scheduling)
+    policies = {"eviction": make("eviction", eviction), "prefetch": make("prefetch", prefetch)}
+    run = serve(workload, pages, page_size, **policies, scheduling=scheduling)
     assert run.recording.outputs() == workload.expected()
     assert run.engine.store.available() == pages
     for record in run.recording.requests:
@@ -79,10 +86,10 @@ def test_pages_were_evicted_and_requests_suspended() -> None:
 def test_state_saves_computing() -> None:
     workload = ToyWorkload([[([1, 2, 3, 4, 5], 6), ([6, 7], 6), ([8], 4)]])
     computed = {
-        prefetch: serve(
-            workload, 64, 4, eviction=LRU(), prefetch=prefetch(), scheduling=Chunked()
+        name: serve(
+            workload, 64, 4, eviction=LRU(), prefetch=make("prefetch", name), scheduling=Chunked()
         ).executor.computed_tokens
-        for prefetch in PREFETCHES
+        for name in ("none", "prefix", "holes")
     }
-    assert computed[RecomputeHoles] < computed[PrefixCache] < computed[NoReuse]
-    assert computed[RecomputeHoles] == workload.total() - 1
+    assert computed["holes"] < computed["prefix"] < computed["none"]
+    assert computed["holes"] == workload.total() - 1

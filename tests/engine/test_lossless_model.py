@@ -13,15 +13,9 @@ from hypothesis import strategies as st
 from kvarena.framework.execution.models import LoadedModel, load_model
 from kvarena.framework.execution.torch_executor import TorchExecutor
 from kvarena.framework.policy import Eviction, Prefetch, Scheduling
-from kvarena.policies.eviction.arc import ARC
-from kvarena.policies.eviction.belady import Belady
-from kvarena.policies.eviction.fifo import FIFO
-from kvarena.policies.eviction.lfu import LFU
+from kvarena.framework.registry import Registry
 from kvarena.policies.eviction.lru import LRU
-from kvarena.policies.eviction.s3fifo import S3FIFO
-from kvarena.policies.prefetch.holes import RecomputeHoles
 from kvarena.policies.prefetch.none import NoReuse
-from kvarena.policies.prefetch.prefix import PrefixCache
 from kvarena.policies.scheduling.chunked import Chunked
 from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
@@ -46,8 +40,7 @@ KNOBS = {
     "config": {},
 }
 SCHEDULERS: list[Scheduling] = [Chunked(24, 6), PrefillFirst(64, 6), Unified(64, 6)]
-EVICTIONS: list[type[Eviction]] = [LRU, FIFO, LFU, S3FIFO, ARC, Belady]
-STATEFUL: list[type[Prefetch]] = [PrefixCache, RecomputeHoles]
+REGISTRY = Registry.discover()
 seen: Counter[str] = Counter()
 
 
@@ -84,22 +77,22 @@ def run_on(model: LoadedModel, workload: ToyWorkload, pages: int, page_size: int
 )
 @given(
     workload=workloads(),
-    eviction=st.sampled_from(EVICTIONS),
-    prefetch=st.sampled_from(STATEFUL),
+    eviction=st.sampled_from(REGISTRY.names("eviction")).map(lambda name: REGISTRY.build("eviction", name, {})),
+    prefetch=st.sampled_from(["prefix", "holes"]).map(lambda name: REGISTRY.build("prefetch", name, {})),
     page_size=st.sampled_from([1, 4, 5, 16]),
 )
 def test_tokens_equal_stateless_serving(
     model: LoadedModel,
     scheduling: Scheduling,
     workload: ToyWorkload,
-    eviction: type[Eviction],
-    prefetch: type[Prefetch],
+    eviction: Eviction,
+    prefetch: Prefetch,
     page_size: int,
 ) -> None:
     ample = -(-workload.total() // page_size) + len(workload) * 3
     small = max(-(-workload.longest() // page_size) + 1, workload.total() // (10 * page_size))
     expected = run_on(model, workload, ample, page_size, LRU(), NoReuse(), Chunked()).recording.outputs()
-    run = run_on(model, workload, small, page_size, eviction(), prefetch(), scheduling)
+    run = run_on(model, workload, small, page_size, eviction, prefetch, scheduling)
     assert run.recording.outputs() == expected
     seen["evicted"] += run.engine.store.device.evicted_pages
     seen["suspended"] += run.engine.suspensions

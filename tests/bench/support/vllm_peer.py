@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", f"0-{(os.cpu_count() or 1) - 1}")  # by default one core is kept free
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
