@@ -72,8 +72,7 @@ class Batcher:
         request = item.request
         table, log = request.held.table, request.log
         if request.decoding:
-            request.take(1)
-            start = request.known_tokens - 1
+            start = request.take_newest()
             segments.append(Segment(request.id, log, start, 1, table, True, True, request.forced_token()))
             return
         parts = request.take(item.tokens)

@@ -178,8 +178,15 @@ class Engine:
 
     def _make_room(self, plan: Plan) -> None:
         """Evict once for all running requests of the plan."""
-        running = [share for share in plan.shares if share.offer is None]
-        self.store.make_room(Tier.DEVICE, sum(self.pages_for(share.request, share.tokens) for share in running))
+        pages = 0
+        for share in plan.shares:
+            request = share.request
+            assert isinstance(request, Request)
+            if request.decoding:  # most are, and most of those have their page
+                pages += request.known_tokens > request.allocated_tokens
+            elif share.offer is None:
+                pages += self.pages_for(request, share.tokens)
+        self.store.make_room(Tier.DEVICE, pages)
 
     def _accept(self, share: Share, now: float) -> Work | None:
         """Give the share its pages; None defers a request that cannot be admitted after all."""

@@ -84,10 +84,10 @@ class Request:
 
     def take(self, tokens: int) -> list[Missing]:
         """The first ``tokens`` missing tokens, as ranges; they count as computed from now on."""
-        self.missing_tokens -= tokens
         if self.decoding:
-            self.decoding = False
-            return [Missing(self.known_tokens - 1, self.known_tokens)]
+            start = self.take_newest()
+            return [Missing(start, start + 1)]
+        self.missing_tokens -= tokens
         taken: list[Missing] = []
         while tokens:
             first = self.missing[0]
@@ -99,6 +99,12 @@ class Request:
             else:
                 first.start = stop
         return taken
+
+    def take_newest(self) -> int:
+        """While decoding: the newest token counts as computed from now on; its position."""
+        self.decoding = False
+        self.missing_tokens = 0
+        return self.known_tokens - 1
 
     def peek(self, tokens: int) -> list[tuple[int, int]]:
         """The first ``tokens`` missing tokens, as (start, stop) ranges."""
