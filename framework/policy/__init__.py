@@ -12,7 +12,7 @@ from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, req
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
 from .restoration import Action, Offer, Prefetch, Range, Residency, RestorePlan, Span
-from .scheduling import Plan, SchedulerView, Scheduling, Share, serve_running
+from .scheduling import Plan, SchedulerView, Scheduling, Share, admit_whole_prompts, serve_running
 from .views import Costs, Future, RequestView, RunView, TierView
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Truncation",
     "Victim",
     "Writeback",
+    "admit_whole_prompts",
     "knobs",
     "register",
     "require_at_least",

@@ -105,3 +105,30 @@ def serve_running(
         budget = budget - tokens if budget is not None else None
         served += 1
     return budget, room
+
+
+def admit_whole_prompts(
+    view: SchedulerView, plan: Plan, room: int, *, budget: int, max_running: int, reserve: int
+) -> None:
+    """Admit waiting requests in order with all they miss, until one does not fit into ``room`` device pages.
+
+    Up to ``budget`` tokens join the iteration, the first request whatever its length; ``reserve`` pages stay available
+    while anything else runs. A request whose pages another one is computing is passed over.
+    """
+    running = len(view.running)
+    slots, admitted = max_running - running, False
+    for request in view.waiting:
+        if not slots:
+            return
+        offer = view.offer(request)
+        if offer.blocked:
+            continue
+        tokens, pages = offer.compute_tokens, offer.pages + offer.pinned_pages
+        kept = reserve if running or plan.shares else 0
+        if pages > room - kept or (admitted and tokens > budget):
+            return
+        plan.shares.append(Share(request, tokens, offer))
+        room -= pages
+        budget -= tokens
+        slots -= 1
+        admitted = True

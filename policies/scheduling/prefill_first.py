@@ -8,7 +8,7 @@ from ...framework.policy import (
     Plan,
     SchedulerView,
     Scheduling,
-    Share,
+    admit_whole_prompts,
     register,
     require_at_least,
     require_share,
@@ -37,25 +37,14 @@ class PrefillFirst(Scheduling):
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)
-        self._prefill(view, plan)
+        admit_whole_prompts(
+            view,
+            plan,
+            view.available_pages,
+            budget=self.max_batched_tokens,
+            max_running=self.max_running,
+            reserve=int(self.watermark * view.device_pages),
+        )
         if not plan.shares:
             serve_running(view, plan, sorted(view.running, key=lambda request: request.order))
         return plan
-
-    def _prefill(self, view: SchedulerView, plan: Plan) -> None:
-        slots = self.max_running - len(view.running)
-        room = view.available_pages - (int(self.watermark * view.device_pages) if view.running else 0)
-        budget = self.max_batched_tokens
-        for request in view.waiting:
-            if not slots:
-                return
-            offer = view.offer(request)
-            if offer.blocked:
-                continue
-            tokens, pages = offer.compute_tokens, offer.pages + offer.pinned_pages
-            if pages > room or (tokens > budget and plan.shares):
-                return
-            plan.shares.append(Share(request, tokens, offer))
-            room -= pages
-            budget -= tokens
-            slots -= 1

@@ -8,7 +8,7 @@ from ...framework.policy import (
     Plan,
     SchedulerView,
     Scheduling,
-    Share,
+    admit_whole_prompts,
     register,
     require_at_least,
     require_share,
@@ -40,23 +40,8 @@ class Unified(Scheduling):
         plan = Plan(stable=True)
         _, room = serve_running(view, plan, sorted(view.running, key=lambda request: request.order))
         if not plan.suspended:
-            self._admit(view, plan, room)
+            reserve = int(self.decode_reserve * view.device_pages)
+            admit_whole_prompts(
+                view, plan, room, budget=self.max_batched_tokens, max_running=self.max_running, reserve=reserve
+            )
         return plan
-
-    def _admit(self, view: SchedulerView, plan: Plan, room: int) -> None:
-        slots = self.max_running - len(view.running)
-        budget = self.max_batched_tokens
-        reserve = int(self.decode_reserve * view.device_pages)
-        for request in view.waiting:
-            if not slots:
-                return
-            offer = view.offer(request)
-            if offer.blocked:
-                continue
-            tokens, pages = offer.compute_tokens, offer.pages + offer.pinned_pages
-            if pages > room - (reserve if plan.shares else 0) or (tokens > budget < self.max_batched_tokens):
-                return
-            plan.shares.append(Share(request, tokens, offer))
-            room -= pages
-            budget -= tokens
-            slots -= 1

@@ -40,22 +40,22 @@ def lfu(trace: Sequence[int], capacity: int) -> int:
     count: Counter[int] = Counter()
     last: dict[int, int] = {}
     hits = 0
-    for now, block in enumerate(trace):
+    for index, block in enumerate(trace):
         if block in last:
             hits += 1
         elif len(last) == capacity:
             victim = min(last, key=lambda other: (count[other], last[other]))
             del last[victim], count[victim]
         count[block] += 1
-        last[block] = now
+        last[block] = index
     return hits
 
 
 def belady(trace: Sequence[int], capacity: int) -> int:
     """MIN, always inserting."""
     following: dict[int, list[int]] = {}
-    for now, block in enumerate(trace):
-        following.setdefault(block, []).append(now)
+    for index, block in enumerate(trace):
+        following.setdefault(block, []).append(index)
     cache: set[int] = set()
     hits = 0
     for block in trace:
