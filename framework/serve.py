@@ -67,6 +67,7 @@ class Server:
             parts.memory.page_size,
             {Tier.DEVICE: backend.num_pages},
             {Tier.DEVICE: parts.policies.eviction},
+            costs=backend.executor.costs,
             leaves_only=not parts.policies.prefetch.holes,
             future=self._arrivals,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..policy import Eviction, Future, RunView, Tier
+from ..policy import Costs, Eviction, Future, RunView, Tier
 from .run import Run, Slots
 
 
@@ -15,14 +15,24 @@ class TierPool:
     """
 
     def __init__(
-        self, tier: Tier, capacity: int, eviction: Eviction, *, leaves_only: bool, future: Future | None = None
+        self,
+        tier: Tier,
+        capacity: int,
+        eviction: Eviction,
+        *,
+        page_size: int,
+        leaves_only: bool,
+        costs: Costs,
+        future: Future | None = None,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"the {tier.name.lower()} tier holds {capacity} pages; at least 1 is needed")
         self.tier = tier
         self.capacity = capacity
         self.eviction = eviction
+        self.page_size = page_size
         self.leaves_only = leaves_only
+        self.costs = costs
         self.tick = 0
         self.evictable_pages = 0
         self.evicted_pages = 0

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..policy import Eviction, Future, Residency, Span, Tier, Victim
+from ..policy import Costs, Eviction, Future, Residency, Span, Tier, Victim
 from ..workloads.tokens import TokenLog
 from .check import check_store
 from .lease import Lease, Match
@@ -35,6 +35,7 @@ class PageStore:
     capacity: pages of each tier.
     evictions: one eviction policy per tier, not shared.
     leaves_only: True where the system reuses only leading runs: a run with a resident child is not evictable.
+    costs: what recomputing and loading cost, for policies that ask.
     future: what an oracle may see.
     """
 
@@ -44,6 +45,7 @@ class PageStore:
         capacity: Mapping[Tier, int],
         evictions: Mapping[Tier, Eviction],
         *,
+        costs: Costs,
         leaves_only: bool = True,
         future: Future | None = None,
     ) -> None:
@@ -52,7 +54,15 @@ class PageStore:
         self.page_size = page_size
         self.tree = PageTree(page_size)
         self.pools = {
-            tier: TierPool(tier, pages, evictions[tier], leaves_only=leaves_only, future=future)
+            tier: TierPool(
+                tier,
+                pages,
+                evictions[tier],
+                page_size=page_size,
+                leaves_only=leaves_only,
+                costs=costs,
+                future=future,
+            )
             for tier, pages in capacity.items()
         }
         self.device = self.pools[Tier.DEVICE]

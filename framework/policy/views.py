@@ -53,6 +53,21 @@ class TierView(Protocol):
         """The current logical time."""
         ...
 
+    @property
+    def page_size(self) -> int:
+        """Tokens in a page."""
+        ...
+
+    @property
+    def leaves_only(self) -> bool:
+        """True where the system uses only leading runs, so that pages must leave from the end of a context."""
+        ...
+
+    @property
+    def costs(self) -> Costs:
+        """What recomputing and loading cost."""
+        ...
+
     def evictable(self, run: RunView) -> bool:
         """True if ``run`` may be named as a victim now: resident here, not pinned, and, where the system can use only
         leading runs (``Prefetch.holes`` False), without a resident child."""

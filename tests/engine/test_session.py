@@ -51,7 +51,14 @@ def simulate(
     hardware = build(Hardware, knobs, "hardware")
     executor = SimulatedExecutor(SHAPE, hardware, 16, max_steps=max_steps)
     recording, clock, arrivals = Recording(), VirtualClock(), Arrivals()
-    store = PageStore(16, {Tier.DEVICE: pages}, {Tier.DEVICE: LRU()}, leaves_only=not prefetch.holes, future=arrivals)
+    store = PageStore(
+        16,
+        {Tier.DEVICE: pages},
+        {Tier.DEVICE: LRU()},
+        costs=executor.costs,
+        leaves_only=not prefetch.holes,
+        future=arrivals,
+    )
     policies = EnginePolicies(scheduling, prefetch, NoWriteback(), NoTruncation(), NoCompression())
     engine = Engine(executor, store, policies, recording, clock)
     opened = make_workload(workload, workload_knobs, 3, 1000, None, True)

@@ -176,6 +176,7 @@ def serve(
         page_size,
         {Tier.DEVICE: num_pages},
         {Tier.DEVICE: eviction},
+        costs=ToyCosts(),
         leaves_only=not prefetch.holes,
         future=arrivals,
     )

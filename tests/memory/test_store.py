@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,11 @@ from kvarena.policies.eviction.arc import ARC
 from kvarena.policies.eviction.fifo import FIFO
 from kvarena.policies.eviction.lfu import LFU
 from kvarena.policies.eviction.lru import LRU
+from kvarena.policies.eviction.retention import RetentionValue
 from kvarena.policies.eviction.s3fifo import S3FIFO
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
+from toy import ToyCosts
 
 
 class HeadFirst(LRU):
@@ -28,10 +34,12 @@ class HeadFirst(LRU):
 
 
 def make_store(pages: int, page_size: int = 4, policy: type = LRU, *, leaves_only: bool = True) -> PageStore:
-    return PageStore(page_size, {Tier.DEVICE: pages}, {Tier.DEVICE: policy()}, leaves_only=leaves_only)
+    return PageStore(
+        page_size, {Tier.DEVICE: pages}, {Tier.DEVICE: policy()}, costs=ToyCosts(), leaves_only=leaves_only
+    )
 
 
-POLICIES = [LRU, FIFO, LFU, S3FIFO, ARC, HeadFirst]
+POLICIES = [LRU, FIFO, LFU, S3FIFO, ARC, RetentionValue, HeadFirst]
 
 
 def log_of(*ids: int) -> IdLog:

@@ -21,7 +21,9 @@ from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.eviction.s3fifo import S3FIFO
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 import reference
+from toy import ToyCosts
 
 CAPACITIES = (5, 20, 50, 120, 200)
 
@@ -50,7 +52,9 @@ class NextUse:
 def replay(policy: Eviction, trace: list[int], capacity: int) -> int:
     """Hits of ``policy`` when the blocks of ``trace`` are asked for one after another, each a request of one page."""
     future = NextUse(trace)
-    store = PageStore(1, {Tier.DEVICE: capacity}, {Tier.DEVICE: policy}, leaves_only=False, future=future)
+    store = PageStore(
+        1, {Tier.DEVICE: capacity}, {Tier.DEVICE: policy}, costs=ToyCosts(), leaves_only=False, future=future
+    )
     hits = 0
     for block in trace:
         future.uses[block].pop(0)
@@ -98,7 +102,7 @@ def test_belady_is_never_beaten_and_policies_differ() -> None:
 )
 def test_runs_of_lru_equal_pages(requests: list[tuple[int, int]], capacity: int) -> None:
     """Conversations of growing or shrinking length; the page-by-page list is vLLM's free queue."""
-    store = PageStore(1, {Tier.DEVICE: capacity}, {Tier.DEVICE: LRU()})
+    store = PageStore(1, {Tier.DEVICE: capacity}, {Tier.DEVICE: LRU()}, costs=ToyCosts())
     queue: list[tuple[int, int]] = []
     for conversation, length in requests:
         log = IdLog(np.arange(length, dtype=np.int32) + 100 * conversation)
