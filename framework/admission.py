@@ -42,7 +42,8 @@ class Admission:
         if offer.blocked:
             return None
         keys = request.log.page_keys(self.store.page_size, self._stored_tokens(request))
-        lease = self.store.acquire(match, used_tokens(offer.restore), request.conversation, keys)
+        first = request.record.scheduled_s < 0
+        lease = self.store.acquire(match, used_tokens(offer.restore), request.conversation, keys, first=first)
         request.lease = lease
         request.expect([self._missing(request, start, stop) for start, stop in offer.missing])
         return offer
@@ -50,14 +51,13 @@ class Admission:
     def note(self, request: Request, offer: Offer, now: float) -> None:
         """Record when ``request`` was scheduled and what became of its reusable tokens, at its first admission."""
         record = request.record
+        computed = max(record.reusable_tokens, request.computed_before)
+        request.recompute_left = _missing_below(offer, computed)
         if record.scheduled_s < 0:
             record.scheduled_s = now
             self._count_reuse(record, offer)
-            request.recompute_left = record.recomputed
         else:
-            again = max(0, request.computed_before - used_tokens(offer.restore))
-            record.preempted += again
-            request.recompute_left = again
+            record.preempted += _missing_below(offer, request.computed_before)
 
     def _count_reuse(self, record: RequestRecord, offer: Offer) -> None:
         page = self.store.page_size
@@ -77,6 +77,11 @@ class Admission:
         stored = stop <= request.held.published * self.store.page_size
         resident = stored and request.held.table[start // self.store.page_size] >= 0
         return Missing(start, stop, write=not resident)
+
+
+def _missing_below(offer: Offer, limit: int) -> int:
+    """Tokens of the context before ``limit`` that have to be computed."""
+    return sum(max(0, min(stop, limit) - start) for start, stop in offer.missing)
 
 
 def used_tokens(plan: RestorePlan) -> int:

@@ -15,11 +15,11 @@ from .request import Request
 
 @dataclass(slots=True)
 class Work:
-    """A request's part in an iteration; ``admitted`` by this one. The pages of its tokens are allocated."""
+    """A request's part in an iteration: ``prefill``, or one decode token. The pages of its tokens are allocated."""
 
     request: Request
     tokens: int
-    admitted: bool
+    prefill: bool
 
 
 @dataclass(slots=True)

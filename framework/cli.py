@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
@@ -51,13 +52,26 @@ def main() -> int:
         application()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (HydraException, OmegaConfBaseException, ConfigError) as error:
+    except KeyboardInterrupt:
+        return _interrupted()
+    except (HydraException, OmegaConfBaseException, ConfigError, yaml.YAMLError) as error:
+        if _was_interrupted(error):
+            return _interrupted()
         return _say(explain(error, sys.argv[1:]))
     except OSError as error:
         return _say(f"cannot write the run folder: {error.strerror or error}: {error.filename}")
-    except KeyboardInterrupt:
-        return _say("interrupted; finished runs keep their folders", INTERRUPTED)
     return 0
+
+
+def _interrupted() -> int:
+    return _say("interrupted; finished runs keep their folders", INTERRUPTED)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Hydra may replace Ctrl-C by an error of its own while it unwinds."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _say(line: str, status: int = BAD_CONFIG) -> int:
@@ -82,6 +96,9 @@ def job(config: DictConfig) -> None:
             discard(folder)
             raise SystemExit(status) from error
         record_failure(folder, plain, info, str(error))
+    except KeyboardInterrupt:
+        record_failure(folder, plain, info, "interrupted")
+        raise
     except Exception as error:
         line = f"{type(error).__name__}: {' '.join(str(error).split())}"
         record_failure(folder, plain, info, line, traceback.format_exc())
@@ -190,6 +207,8 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return f"unknown {group} {option!r}; known: {', '.join(error.options)}{suggest(option, error.options)}"
     if isinstance(error, OverrideParseException):
         return f"cannot read the argument {error.override!r}, expected key=value: {_first_line(error)}"
+    if str(error).startswith("Ambiguous value for argument"):
+        return f"{str(error).splitlines()[0]}; to sweep over several values, add -m"
     if unknown := re.search(r"Could not (?:override|append to config|delete[^']*) '([^']+)'", str(error)):
         key = unknown[1].split("@")[0]
         return f"unknown key {key!r}{suggest(key, _known_keys(key, arguments))}; see kvarena --help"
@@ -209,7 +228,7 @@ def _known_keys(key: str, arguments: list[str]) -> list[str]:
             config = compose("config", overrides)
     except (HydraException, OmegaConfBaseException):
         return []
-    return list(_keys(OmegaConf.to_container(config)))
+    return [known for known in _keys(OmegaConf.to_container(config)) if not known.endswith(".name")]
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

@@ -49,6 +49,7 @@ TOP_LEVEL = (
     *FAMILIES,
 )
 TRACKERS: Mapping[str, type[NoneKnobs | WandbKnobs]] = {"none": NoneKnobs, "wandb": WandbKnobs}
+UNSERVED = ("writeback", "truncation", "compression")  # families whose decisions the engine does not carry out
 CONTRACTS: Mapping[str, type[Policy]] = {
     "eviction": Eviction,
     "writeback": Writeback,
@@ -205,6 +206,7 @@ def prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
 
 def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
     _check_keys(config)
+    _check_words(config, info)
     name, knobs = option(config, "backend")
     if name not in BACKENDS:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}{suggest(name, BACKENDS)}")
@@ -213,7 +215,7 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
     policies, provenance = _policies(config)
     _check_tracking(config)
     return Parts(
-        seed=_typed(config, "seed", int, 0),
+        seed=_seed(config),
         save_tokens=_typed(config, "save_tokens", bool, False),
         memory=build(Memory, config.get("memory", {}), "memory"),
         task=_task(config),
@@ -253,6 +255,9 @@ def _model(config: Mapping[str, Any]) -> RandomModel | HfModel:
 def _policies(config: Mapping[str, Any]) -> tuple[Policies, dict[str, Mapping[str, str]]]:
     registry = Registry.discover()
     chosen = {family: option(config, family) for family in FAMILIES}
+    for family in UNSERVED:
+        if chosen[family][0] != "none":
+            raise ConfigError(f"{family}={chosen[family][0]}: the engine serves {family}=none only")
     policies: dict[str, Any] = {family: registry.build(family, name, knobs) for family, (name, knobs) in chosen.items()}
     return Policies(**policies), {family: registry.provenance(family, name) for family, (name, _) in chosen.items()}
 
@@ -286,6 +291,23 @@ def _check_keys(config: Mapping[str, Any]) -> None:
     for group in ("memory", "model", "hardware"):
         if not isinstance(config.get(group), Mapping):
             raise ConfigError(f"{group} is {config.get(group)!r}, expected the keys of an option")
+
+
+def _seed(config: Mapping[str, Any]) -> int:
+    seed: int = _typed(config, "seed", int, 0)
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, expected at least 0")
+    return seed
+
+
+def _check_words(config: Mapping[str, Any], info: RunInfo) -> None:
+    """What the command line says in a way that would run something else than it names."""
+    if not isinstance(runs := config.get("runs", "runs"), str) or not runs:
+        raise ConfigError(f"runs is {runs!r}, expected the folder that run folders go to")
+    for word in info.overrides:
+        key = word.split("=")[0]
+        if key.endswith(".name"):
+            raise ConfigError(f"{key} says which option a YAML is; choose one with {key.removesuffix('.name')}=...")
 
 
 def _typed(config: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:

@@ -125,11 +125,6 @@ class Engine:
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    @property
-    def idle(self) -> bool:
-        """True if there is nothing to do."""
-        return not (self._running or self._waiting or self._current)
-
     def refuses(self, tokens: int) -> str | None:
         """Why a request that grows to ``tokens`` tokens can never be served here, or None."""
         room = self.device_pages * self.store.page_size
@@ -143,11 +138,12 @@ class Engine:
         """Put ``request`` into the queue."""
         self._waiting[request.id] = request
 
-    def step(self, now: float, horizon_s: float = IDLE) -> float:
+    def step(self, now: float, horizon: Callable[[], float] = lambda: IDLE) -> float:
         """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing
         to do).
 
-        ``horizon_s`` is the next time at which something arrives: a stretch of decode steps does not run past it.
+        ``horizon`` tells when something arrives next, asked for after the commit, which may bring new turns
+        about: a stretch of decode steps does not run past it.
         """
         began = time.perf_counter()
         if self._current is not None:
@@ -155,12 +151,13 @@ class Engine:
         plan = self.policies.scheduling.plan(self)
         for request in plan.suspended:
             self._suspend(request)
-        self._make_room(plan)
-        work = [item for share in plan.shares if (item := self._accept(share, now)) is not None]
+        offers = self._lease(plan)
+        self._make_room(plan, offers)
+        work = [item for share in plan.shares if (item := self._accept(share, offers, now)) is not None]
         if not work:
             return self._stuck_or_idle(plan)
         counts = self._batcher.count(work)
-        batch = self._batcher.build(work, plan.stable, horizon_s - now)
+        batch = self._batcher.build(work, plan.stable, horizon() - now)
         result = self.executor.run(batch)
         self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s))
         return self._record(counts, now, time.perf_counter() - began)
@@ -176,8 +173,19 @@ class Engine:
 
     # --- admission and suspension -------------------------------------------------------------------------------
 
-    def _make_room(self, plan: Plan) -> None:
-        """Evict once for all running requests of the plan."""
+    def _lease(self, plan: Plan) -> dict[int, Offer]:
+        """Pin what the admitted requests reuse, before anything is evicted."""
+        offers: dict[int, Offer] = {}
+        for share in plan.shares:
+            if share.offer is not None:
+                assert isinstance(share.request, Request)
+                offer = self._admission.accept(share.request)
+                if offer is not None:
+                    offers[share.request.id] = offer
+        return offers
+
+    def _make_room(self, plan: Plan, offers: dict[int, Offer]) -> None:
+        """Evict once for all running requests of the plan; they go before those that are being admitted."""
         pages = 0
         for share in plan.shares:
             request = share.request
@@ -186,32 +194,41 @@ class Engine:
                 pages += request.known_tokens > request.allocated_tokens
             elif share.offer is None:
                 pages += self.pages_for(request, share.tokens)
-        self.store.make_room(Tier.DEVICE, pages)
+        try:
+            self.store.make_room(Tier.DEVICE, pages)
+        except OutOfPages:
+            for share in plan.shares:
+                if share.request.id in offers:
+                    self._undo(share, offers.pop(share.request.id))
+            self.store.make_room(Tier.DEVICE, pages)
 
-    def _accept(self, share: Share, now: float) -> Work | None:
+    def _accept(self, share: Share, offers: dict[int, Offer], now: float) -> Work | None:
         """Give the share its pages; None defers a request that cannot be admitted after all."""
         request = share.request
         assert isinstance(request, Request)
         if share.offer is not None:
-            return self._admit(request, share.tokens, now)
+            offer = offers.get(request.id)
+            return None if offer is None else self._admit(request, share, offer, now)
+        prefill = not request.decoding
         if not (request.decoding and request.known_tokens <= request.allocated_tokens):
             self._allocate(request, share.tokens)
-        return Work(request, share.tokens, admitted=False)
+        return Work(request, share.tokens, prefill)
 
-    def _admit(self, request: Request, tokens: int, now: float) -> Work | None:
-        offer = self._admission.accept(request)
-        if offer is None:
-            return None
-        tokens = min(tokens, request.missing_tokens)
+    def _admit(self, request: Request, share: Share, offer: Offer, now: float) -> Work | None:
+        tokens = min(share.tokens, request.missing_tokens)
         try:
             self._allocate(request, tokens)
         except OutOfPages:
-            self._release(request, used_tokens(offer.restore))
+            self._undo(share, offer)
             return None
         self._admission.note(request, offer, now)
         del self._waiting[request.id]
         self._running[request.id] = request
-        return Work(request, tokens, admitted=True)
+        return Work(request, tokens, prefill=True)
+
+    def _undo(self, share: Share, offer: Offer) -> None:
+        assert isinstance(share.request, Request)
+        self._release(share.request, used_tokens(offer.restore))
 
     def _allocate(self, request: Request, tokens: int) -> None:
         for start, stop in request.peek(tokens):
@@ -262,7 +279,7 @@ class Engine:
         chosen = iter(done.result.tokens)
         for item in done.work:
             request = item.request
-            if item.tokens > 1 or item.admitted or request.missing:
+            if item.prefill:
                 self._publish(request)
             if not request.missing:
                 self._generate(request, next(chosen, -1), done)

@@ -45,6 +45,7 @@ def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: in
         Naming conversation, turn and sizes.
     """
     if getattr(parts.workload, "rate", None) is not None:
+        next(iter(workload.conversations()), None)  # what cannot be drawn at all is found now
         return
     room = num_pages * parts.memory.page_size
     for conversation in workload.conversations():

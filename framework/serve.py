@@ -126,6 +126,7 @@ def _identity(config: Mapping[str, Any], info: RunInfo, started: str) -> dict[st
         "git_commit": git_commit(),
         "seed": config.get("seed"),
         "system": info.label,
+        "overrides": [word for word in info.overrides if "." in word.split("=")[0]],
         **names,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -33,13 +34,19 @@ class Dialogue:
 
 @dataclass(slots=True)
 class Arrivals:
-    """When each conversation's next turn arrives, as far as that is known; the ``Future`` of oracle policies."""
+    """When each conversation's next turn arrives, as far as that is known; the ``Future`` of oracle policies.
+
+    ``open_turns`` counts the turns of a conversation that have arrived and are not done.
+    """
 
     next_s: dict[int, float] = field(default_factory=dict)
+    open_turns: Counter[int] = field(default_factory=Counter)
 
     def next_use(self, run: RunView) -> float:
-        """See ``Future.next_use``; a run that several conversations share counts as wanted at once."""
-        return 0.0 if run.shared else self.next_s.get(run.conversation, IDLE)
+        """See ``Future.next_use``; a run that is shared, or whose conversation is waiting, is wanted at once."""
+        if run.shared or self.open_turns[run.conversation]:
+            return 0.0
+        return self.next_s.get(run.conversation, IDLE)
 
 
 @dataclass(slots=True)
@@ -101,7 +108,7 @@ class Session:
             self._admit_arrivals(self.clock.now())
             for index, engine in enumerate(self.engines):
                 if self._wake[index] <= self.clock.now():
-                    self._wake[index] = engine.step(max(self.clock.now(), self._wake[index]), self._next_arrival())
+                    self._wake[index] = engine.step(max(self.clock.now(), self._wake[index]), self._next_arrival)
             self.progress.now_s = self.clock.now()
             self.on_progress(self.progress)
         return self.progress
@@ -137,8 +144,10 @@ class Session:
             self._fail(dialogue, request, refusal)
             return
         dialogue.open_turns += 1
+        self.arrivals.open_turns[request.conversation] += 1
         self.engines[engine].submit(request)
-        self._wake[engine] = min(self._wake[engine], self.clock.now())
+        if self._wake[engine] == IDLE:  # a busy engine looks at its queue when its iteration ends
+            self._wake[engine] = self.clock.now()
 
     def _request(self, dialogue: Dialogue, turn: Turn, arrival_s: float) -> Request:
         conversation = dialogue.conversation.id
@@ -175,6 +184,22 @@ class Session:
         self._arrived += 1
         return request
 
+    def _skipped(self, dialogue: Dialogue, turn: Turn, failed: Request) -> RequestRecord:
+        """A turn that never arrives: nobody can reuse it, and it could reuse nothing."""
+        number, self._arrived = self._arrived, self._arrived + 1
+        return RequestRecord(
+            request=number,
+            conversation=failed.conversation,
+            turn=dialogue.next_turn,
+            arrival_s=failed.arrival_s,
+            prompt_tokens=turn.prompt_tokens,
+            history_tokens=0,
+            reusable_tokens=0,
+            output_tokens=turn.output_tokens,
+            status="skipped: an earlier turn failed",
+            warmup=number < self.warmup,
+        )
+
     def _schedule(self, dialogue: Dialogue, arrival_s: float | None) -> None:
         assert arrival_s is not None
         self._pushed += 1
@@ -188,15 +213,17 @@ class Session:
         self._reuse.replied(request.conversation, request.log, request.known_tokens)
         self.progress.requests += 1
         dialogue.open_turns -= 1
+        self.arrivals.open_turns[request.conversation] -= 1
         following = dialogue.turn()
         if following is None:
             self._end(dialogue, now)
-        elif not _open_loop(following):
+        elif not (_open_loop(following) or dialogue.open_turns):
             self._follow(dialogue, following, now)
 
     def _follow(self, dialogue: Dialogue, turn: Turn, now: float) -> None:
         if self.workload.barrier:
             self._at_barrier.append(dialogue)
+            self.arrivals.next_s[dialogue.conversation.id] = now
             self._open_barrier(now)
         elif turn.arrival_s is not None:
             self._schedule(dialogue, max(turn.arrival_s, now))
@@ -214,6 +241,7 @@ class Session:
             return
         del self._active[dialogue.conversation.id]
         self.arrivals.next_s.pop(dialogue.conversation.id, None)
+        del self.arrivals.open_turns[dialogue.conversation.id]
         self._reuse.ended(dialogue.conversation.id, dialogue.log)
         self.progress.conversations += 1
         self._open_barrier(now)
@@ -226,9 +254,7 @@ class Session:
         self.progress.failed += 1
         following = dialogue.turn()
         while following is not None and not _open_loop(following):
-            skipped = self._request(dialogue, following, request.arrival_s)
-            skipped.record.status = "skipped: an earlier turn failed"
-            self.recorder.request(skipped.record)
+            self.recorder.request(self._skipped(dialogue, following, request))
             self.progress.requests += 1
             self.progress.failed += 1
             dialogue.next_turn += 1

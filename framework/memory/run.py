@@ -61,11 +61,6 @@ class Run:
         return len(self.keys)
 
     @property
-    def is_tail(self) -> bool:
-        """True for a conversation's own partial page."""
-        return self.parent is not None and self.parent.tails.get(self.conversation) is self
-
-    @property
     def resident(self) -> bool:
         """True if any tier holds it."""
         return any(slots is not None for slots in self.slots)

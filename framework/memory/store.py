@@ -14,6 +14,7 @@ import numpy as np
 from ..policy import Costs, Eviction, Future, Residency, Span, Tier, Victim
 from ..workloads.tokens import TokenLog
 from .check import check_store
+from .claims import Claims
 from .lease import Lease, Match
 from .pool import TierPool
 from .run import Keys, Run, common_pages
@@ -67,7 +68,7 @@ class PageStore:
         }
         self.device = self.pools[Tier.DEVICE]
         self.leases: set[Lease] = set()
-        self.claims: dict[int, Lease] = {}
+        self.claims = Claims()
         self.tick = 0
 
     # --- looking ------------------------------------------------------------------------------------------------
@@ -90,8 +91,8 @@ class PageStore:
         return Match(chain, tail, Residency(self._spans(chain, tail), self.page_size), blocked)
 
     def _being_computed(self, run: Run) -> bool:
-        hole = bool(self.claims) and run.slots[Tier.DEVICE] is None
-        return run.claimed or (hole and any(int(key) in self.claims for key in run.keys))
+        hole = len(self.claims) > 0 and run.slots[Tier.DEVICE] is None
+        return run.claimed or (hole and self.claims.within(run))
 
     def _spans(self, chain: list[tuple[Run, int]], tail: Run | None) -> tuple[Span, ...]:
         spans: list[Span] = []
@@ -116,12 +117,12 @@ class PageStore:
 
     # --- holding ------------------------------------------------------------------------------------------------
 
-    def acquire(self, match: Match, tokens: int, conversation: int, keys: Keys) -> Lease:
+    def acquire(self, match: Match, tokens: int, conversation: int, keys: Keys, *, first: bool = True) -> Lease:
         """Pin the pages of ``match`` that hold its first ``tokens`` tokens, holes between them included.
 
-        ``match`` must be fresh: nothing else may have happened in the store since the lookup. ``keys`` are those of
-        all full pages of the context: the first that is not held is claimed, so that nobody else computes it
-        meanwhile.
+        ``match`` must be fresh: no page may have left since the lookup. ``first``: the request was not admitted before,
+        so that this is a use. ``keys`` are those of the context's full pages: the first that is not held is claimed, so
+        that nobody else computes it meanwhile.
         """
         self._advance()
         lease = Lease(conversation, self.tree.root, keys)
@@ -130,11 +131,14 @@ class PageStore:
             if wanted <= 0:
                 break
             self._hold(lease, self._split(run, wanted) if wanted < run.pages else run)
+        if first:
+            for run in reversed(list(lease.leaf.chain())):
+                self._touch(run, conversation)
         if match.tail is not None and match.tail.start * self.page_size < tokens:
             self._take_tail(lease, match.tail)
         self.leases.add(lease)
-        self.device.eviction.wanted(keys[lease.published :])
-        self._claim(lease)
+        self.device.eviction.wanted(np.concatenate([*(hole.keys for hole in lease.holes), keys[lease.published :]]))
+        self.claims.take(lease)
         return lease
 
     def _hold(self, lease: Lease, run: Run) -> None:
@@ -150,13 +154,13 @@ class PageStore:
         if not run.pins:
             self._count_evictable(run, -1)
         run.pins += 1
-        self._touch(run, lease.conversation)
+        run.last_use = self.tick
         lease.leaf, lease.published = run, run.start + run.pages
         lease.reserve(lease.published)
 
     def _touch(self, run: Run, conversation: int) -> None:
+        """A request uses ``run``; the return of a suspended one is no new use."""
         run.uses += 1
-        run.last_use = self.tick
         run.shared |= run.conversation != conversation
         run.conversation = conversation
         for pool in self.pools.values():
@@ -215,20 +219,9 @@ class PageStore:
         else:
             lease.holes.pop(0)
         lease.filling.append(hole)
+        hole.inserted, hole.uses = self.tick, 1
         set_slots(hole, Tier.DEVICE, lease.table[hole.start : hole.start + hole.pages].copy())
         self.device.eviction.inserted(hole, hole.pages)
-
-    def _claim(self, lease: Lease) -> None:
-        if lease.published < len(lease.keys):
-            key = int(lease.keys[lease.published])
-            if key not in self.claims:
-                lease.claim = key
-                self.claims[key] = lease
-
-    def _unclaim(self, lease: Lease) -> None:
-        if lease.claim is not None:
-            del self.claims[lease.claim]
-            lease.claim = None
 
     def publish(self, lease: Lease, log: TokenLog, computed_tokens: int) -> None:
         """Put the full pages among the first ``computed_tokens`` tokens, all computed, into the tree.
@@ -240,7 +233,7 @@ class PageStore:
             lease.filling.pop(0).claimed = False
         if lease.private or pages <= lease.published:
             return
-        self._unclaim(lease)
+        self.claims.drop(lease)
         keys = log.page_keys(self.page_size, computed_tokens)
         while lease.published < pages and (run := lease.leaf.children.get(int(keys[lease.published]))) is not None:
             if run.claimed:  # someone is filling this hole: what we have stays our own
@@ -250,13 +243,14 @@ class PageStore:
             self._merge(lease, self._split(run, matched) if matched < run.pages else run)
         if pages > lease.published:
             self._insert(lease, keys[lease.published : pages])
-        self._claim(lease)
+        self.claims.take(lease)
 
     def _merge(self, lease: Lease, run: Run) -> None:
         own = lease.table[run.start : run.start + run.pages].copy()
         self._pin(lease, run)
         stored = run.slots[Tier.DEVICE]
         if stored is None:
+            run.inserted, run.uses = self.tick, 1
             set_slots(run, Tier.DEVICE, own)
             self.device.eviction.inserted(run, run.pages)
         else:
@@ -289,7 +283,7 @@ class PageStore:
         self._advance()
         if keep != "nothing":
             self.publish(lease, log, computed_tokens)
-        self._unclaim(lease)
+        self.claims.drop(lease)
         fill = computed_tokens - lease.published * self.page_size
         if keep == "tokens" and 0 < fill < self.page_size and not lease.private:
             self._keep_tail(lease, log, computed_tokens, fill)
@@ -301,8 +295,11 @@ class PageStore:
         self.leases.remove(lease)
 
     def _keep_tail(self, lease: Lease, log: TokenLog, tokens: int, fill: int) -> None:
-        if lease.conversation in lease.leaf.tails:
-            return
+        old = lease.leaf.tails.get(lease.conversation)
+        if old is not None:
+            self._count_evictable(old, -1)
+            self._leave(self.device, old, evicted=False, free=True)
+            self.tree.prune(old)
         page, key = lease.published, log.tail_key(self.page_size, tokens)
         tail = self.tree.add_tail(lease.leaf, key, page, fill, lease.conversation, self.tick)
         set_slots(tail, Tier.DEVICE, lease.table[page : page + 1].copy())
@@ -350,7 +347,8 @@ class PageStore:
     def _evict(self, pool: TierPool, victim: Victim) -> None:
         run = victim.run
         assert isinstance(run, Run)
-        if not pool.evictable(run) or not 0 < victim.pages <= run.pages:
+        cuts = pool.leaves_only and victim.end == "head" and victim.pages < run.pages
+        if cuts or not pool.evictable(run) or not 0 < victim.pages <= run.pages:
             raise RuntimeError(f"eviction policy {pool.eviction.name!r} named pages that may not leave")
         if victim.pages < run.pages:
             keep = run.pages - victim.pages if victim.end == "tail" else victim.pages

@@ -19,7 +19,7 @@ Score = float | tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """``pages`` of ``run`` leave the tier, from its ``end``."""
+    """``pages`` of ``run`` leave the tier, from its ``end``; where ``leaves_only`` holds, a part only from the tail."""
 
     run: RunView
     pages: int

@@ -64,10 +64,6 @@ class RestorePlan:
 
     ranges: tuple[Range, ...]
 
-    def tokens(self, action: Action) -> int:
-        """Sum of the tokens under ``action``."""
-        return sum(r.stop - r.start for r in self.ranges if r.action == action)
-
 
 @dataclass(frozen=True, slots=True)
 class Offer:

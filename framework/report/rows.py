@@ -100,14 +100,14 @@ def differs(one: dict[int, float], other: dict[int, float]) -> bool | None:
 def group_rows(runs: Sequence[Run]) -> dict[Setting, list[Row]]:
     """Runs by setting, then by system, in order of appearance; oracles last.
 
-    Only runs that differ in the seed share a row. Where one system has several runs of one seed, they differ in
-    something that the summary does not tell: each gets a row of its own, labelled by its folder. A setting in
-    which no run came to its end makes no table.
+    Only runs that differ in the seed share a row. Where one label has several runs of one seed, they are repetitions or
+    differ in something that the summary does not tell: each gets a row of its own, labelled by its folder. A
+    setting in which no run came to its end makes no table.
     """
     groups: dict[Setting, dict[str, list[Run]]] = {}
     served = {run.setting for run in runs if run.ok}
     for run in (run for run in runs if run.setting in served):
-        groups.setdefault(run.setting, {}).setdefault(str(run.info["system"]), []).append(run)
+        groups.setdefault(run.setting, {}).setdefault(run.label, []).append(run)
     return {setting: _rows(systems) for setting, systems in groups.items()}
 
 

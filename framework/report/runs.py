@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policy import FAMILIES
+
 SCHEMA = 1
+SETTING = ("workload", "memory", "hardware", "model", "backend", "task")
 KINDS = {"torch": "measured", "simulated": "simulated"}
 
 
@@ -21,15 +24,16 @@ class RunError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What runs must share to stand in one table. ``kind``: measured or simulated."""
+    """What runs must share to stand in one table. ``kind``: measured or simulated; ``knobs``: as given at the start."""
 
     kind: str
     workload: str
     model: str
     hardware: str
+    knobs: str = ""
 
     def __str__(self) -> str:
-        return f"{self.workload}, {self.model} on {self.hardware} ({self.kind})"
+        return f"{self.workload}, {self.model} on {self.hardware} ({self.kind}){self.knobs and ', ' + self.knobs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,17 @@ class Run:
         """Which table it belongs to."""
         info = self.info
         kind = KINDS.get(info["backend"], str(info["backend"]))
-        return Setting(kind, *(str(info[key]) for key in ("workload", "model", "hardware")))
+        names = (str(info[key]) for key in ("workload", "model", "hardware"))
+        return Setting(kind, *names, knobs=" ".join(self._knobs(SETTING)))
+
+    @property
+    def label(self) -> str:
+        """The system, with the knobs of policies that the command line set."""
+        return " ".join([str(self.info["system"]), *self._knobs(FAMILIES)])
+
+    def _knobs(self, groups: Sequence[str]) -> list[str]:
+        given = self.info.get("overrides", [])
+        return sorted(word for word in given if word.split(".")[0] in groups and ".path=" not in word)
 
     @property
     def oracle(self) -> bool:

@@ -19,7 +19,8 @@ class ARC(Eviction):
 
     T1 holds pages seen once recently, T2 pages seen more often, B1 and B2 remember what left them. A page wanted
     again while in B1 raises the target ``p`` of T1 by max(|B2|/|B1|, 1), one in B2 lowers it by max(|B1|/|B2|, 1).
-    T1's least recent page leaves if T1 is larger than ``p``, else T2's. No knobs.
+    T1's least recent page leaves if T1 is larger than
+    ``p``, or as large and the page wanted is in B2, else T2's. No knobs.
 
     Deviations: lists hold runs, not single pages (sizes and ``p`` are in pages; a run returns to T2 if its first page
     is remembered); pinned runs and runs with a resident child where those may not leave are passed over.
@@ -33,14 +34,15 @@ class ARC(Eviction):
         self._p = 0.0
         self._returning: set[int] = set()
         self._used = 0
+        self._wanted_b2 = False
 
     def _use(self, queue: RunQueue, run: RunView) -> None:
         self._used += 1
         queue.push(run, self._used)
 
     def wanted(self, keys: NDArray[np.int64]) -> None:
-        if not (self._b1 or self._b2):
-            return
+        self._wanted_b2 = len(keys) > 0 and int(keys[0]) in self._b2
+        self._returning.clear()
         for key in keys.tolist():
             if key in self._b1:
                 self._p = min(self.view.capacity, self._p + max(len(self._b2) / len(self._b1), 1.0))
@@ -92,7 +94,8 @@ class ARC(Eviction):
 
     def victims(self, need: int) -> Iterator[Victim]:
         while need > 0:
-            lists = (self._t1, self._t2) if self._t1.pages > self._p else (self._t2, self._t1)
+            shrink_t1 = self._t1.pages > self._p or (self._wanted_b2 and 0 < self._t1.pages == self._p)
+            lists = (self._t1, self._t2) if shrink_t1 else (self._t2, self._t1)
             run = lists[0].first() or lists[1].first()
             if run is None:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,13 @@ from kvarena.framework.execution.clocks import VirtualClock
 from kvarena.framework.execution.contract import ModelShape
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.simulated import SimulatedExecutor
-from kvarena.framework.memory import PageStore
+from kvarena.framework.memory import PageStore, Run
 from kvarena.framework.policy import Prefetch, Scheduling, Tier
 from kvarena.framework.schema import build
 from kvarena.framework.session import Arrivals, Session
 from kvarena.framework.workloads import make_workload
+from kvarena.framework.workloads.conversation import Conversation, Turn
+from kvarena.framework.workloads.tokens import IdLog
 from kvarena.policies.compression.none import NoCompression
 from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.prefetch.holes import RecomputeHoles
@@ -82,6 +85,103 @@ def test_a_stretch_is_its_single_steps(scheduling: Scheduling, prefetch: Prefetc
         assert two.completion_s == pytest.approx(one.completion_s, rel=1e-9)
         assert two.first_token_s == pytest.approx(one.first_token_s, rel=1e-9)
         assert sum(tokens for _, tokens in two.token_times) == one.output_tokens
+
+
+def overlapping(recording: Recording) -> int:
+    """Iterations that begin before the one before them has ended."""
+    return sum(
+        after.start_s < before.start_s + before.duration_s - 1e-12 for before, after in pairwise(recording.steps)
+    )
+
+
+@pytest.mark.parametrize("scheduling", [Chunked(512, 16), PrefillFirst(), Unified()], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("max_steps", [1, 1 << 20])
+def test_one_iteration_at_a_time_and_times_in_order(scheduling: Scheduling, max_steps: int) -> None:
+    knobs = {"limit": 40, "rate": 200.0, "think_time_s": 0.05, "max_context": 4096, "input_scale": 8.0}
+    recording, _ = simulate(knobs, 600, scheduling, PrefixCache(), max_steps=max_steps)
+    assert overlapping(recording) == 0
+    for record in recording.requests:
+        times = [time_s for time_s, _ in record.token_times]
+        assert record.arrival_s <= record.scheduled_s < record.first_token_s <= record.completion_s
+        assert times == sorted(times) and times[-1] == record.completion_s
+
+
+def test_a_stretch_ends_where_a_reply_brings_the_next_turn_about() -> None:
+    """One request decodes for long beside a conversation of short turns: every turn is admitted when it arrives."""
+    runs = [
+        simulate(
+            {"limit": 6, "rate": None, "think_time_s": 0.01, "min_turns": 4, "max_turns": 9, "output_scale": 1.0},
+            2000,
+            Chunked(),
+            PrefixCache(),
+            max_steps=steps,
+        )[0]
+        for steps in (1, 1 << 20)
+    ]
+    for one, two in zip(*(sorted(run.requests, key=lambda record: record.request) for run in runs), strict=True):
+        assert two.scheduled_s == pytest.approx(one.scheduled_s, rel=1e-9)
+
+
+@pytest.mark.parametrize("scheduling", [PrefillFirst(), Unified()], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("prefetch", [PrefixCache(), RecomputeHoles()], ids=lambda policy: policy.name)
+def test_whole_prompts_are_computed_whole(scheduling: Scheduling, prefetch: Prefetch) -> None:
+    knobs = {"limit": 40, "rate": 50.0, "think_time_s": 0.5, "max_context": 1024}
+    recording, engine = simulate(knobs, 200, scheduling, prefetch, max_steps=1)
+    assert engine.store.device.evicted_pages
+    prompts = sum(step.prefill_tokens > 0 for step in recording.steps)
+    assert prompts and partial_prefills(recording) == 0
+
+
+def partial_prefills(recording: Recording) -> int:
+    """Iterations that computed prompt tokens and yet gave a request no token: some prompt was not finished."""
+    tokens = sum(record.output_tokens for record in recording.requests)
+    given = sum(len(record.token_times) for record in recording.requests)
+    admissions = sum(1 + record.suspensions for record in recording.requests)
+    decoded = sum(step.decode_tokens for step in recording.steps)
+    assert given == tokens
+    return admissions - (tokens - decoded)
+
+
+def test_recomputed_tokens_of_steps_are_those_of_requests() -> None:
+    knobs = {"limit": 30, "rate": 50.0, "think_time_s": 0.5, "max_context": 1024}
+    recording, engine = simulate(knobs, 150, Chunked(48, 16), PrefixCache(), max_steps=1)
+    assert engine.suspensions
+    assert sum(step.recompute_tokens for step in recording.steps) >= sum(r.recomputed for r in recording.requests)
+
+
+def test_a_prompt_that_ends_with_one_token_is_published_at_once() -> None:
+    prompt = list(range(9))
+    workload = ToyWorkload([[(prompt, 30)], [([*prompt, 1], 2)]], gap_s=0.001)
+    run = serve(workload, 32, 3, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked(8))
+    first, second = sorted(run.recording.requests, key=lambda record: record.conversation)
+    assert second.completion_s < first.completion_s
+    assert second.reused_device == 9
+
+
+def test_overlapping_turns_before_a_closed_one() -> None:
+    """Two turns with their own contexts and times, and one that waits for both."""
+    logs = [IdLog(np.arange(size, dtype=np.int32)) for size in (4, 9)]
+    turns = (
+        Turn(4, 20, arrival_s=0.0, log=logs[0]),
+        Turn(5, 3, arrival_s=0.01, log=logs[1], history_tokens=4),
+        Turn(2, 2, think_s=0.1, prompt_ids=np.array([1, 2], dtype=np.int32)),
+    )
+
+    class Mixed(ToyWorkload):
+        def conversations(self) -> Iterable[Conversation]:
+            yield Conversation(0, 0.0, turns)
+
+    run = serve(Mixed([[]]), 32, 4, eviction=LRU(), prefetch=PrefixCache(), scheduling=Chunked())
+    done = {record.turn: record for record in run.recording.requests}
+    assert done[2].arrival_s == pytest.approx(max(done[0].completion_s, done[1].completion_s) + 0.1)
+
+
+def test_belady_keeps_what_a_waiting_turn_needs() -> None:
+    arrivals = Arrivals({0: 1000.0, 1: 5.0})
+    runs = [Run(None, np.arange(1), 0, 4, conversation, 0) for conversation in (0, 1)]
+    assert arrivals.next_use(runs[0]) > arrivals.next_use(runs[1])
+    arrivals.open_turns[0] += 1
+    assert arrivals.next_use(runs[0]) < arrivals.next_use(runs[1])
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

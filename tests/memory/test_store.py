@@ -125,6 +125,37 @@ def test_holes_are_kept_and_filled() -> None:
     store.check()
 
 
+def test_a_refilled_hole_starts_anew() -> None:
+    store = make_store(8, policy=HeadFirst, leaves_only=False)
+    first = log_of(*range(16))
+    serve(store, first, 0)
+    serve(store, log_of(*range(100, 120)), 1)
+    match = store.lookup(first, 16, 0)
+    lease = store.acquire(match, 16, 0, first.page_keys(4, 16))
+    hole = lease.holes[0]
+    store.extend(lease, 0, 16)
+    assert (hole.inserted, hole.uses) == (store.tick, 1)
+
+
+def test_the_return_of_a_suspended_request_is_no_new_use() -> None:
+    store = make_store(8)
+    log = log_of(*range(8))
+    serve(store, log, 0)
+    run = store.lookup(log, 8, 0).chain[0][0]
+    uses = run.uses
+    store.acquire(store.lookup(log, 8, 0), 8, 0, log.page_keys(4, 8), first=False)
+    assert run.uses == uses
+
+
+def test_a_part_may_not_leave_from_the_head_where_only_leading_runs_help() -> None:
+    store = make_store(4, policy=HeadFirst)
+    serve(store, log_of(*range(12)), 0)
+    other = log_of(*range(50, 58))
+    lease = store.acquire(store.lookup(other, 8, 1), 0, 1, other.page_keys(4, 8))
+    with pytest.raises(RuntimeError, match="may not leave"):
+        store.extend(lease, 0, 8)
+
+
 def test_lru_lets_the_oldest_tail_go_first() -> None:
     store = make_store(6)
     serve(store, log_of(*range(12)), 0)

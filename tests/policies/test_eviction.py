@@ -88,6 +88,15 @@ def test_hits_equal_the_textbook(policy: type[Eviction], textbook: reference.Cac
     assert len(set(found.values())) == len(CAPACITIES)
 
 
+@pytest.mark.parametrize(("policy", "textbook"), PAIRS, ids=lambda value: getattr(value, "__name__", ""))
+@settings(max_examples=60, deadline=None)
+@given(trace=st.lists(st.integers(0, 11), min_size=20, max_size=120), capacity=st.integers(1, 9))
+def test_any_trace_equals_the_textbook(
+    policy: type[Eviction], textbook: reference.Cache, trace: list[int], capacity: int
+) -> None:
+    assert replay(policy(), trace, capacity) == textbook(trace, capacity)
+
+
 def test_belady_is_never_beaten_and_policies_differ() -> None:
     trace = zipf_trace(seed=2)
     hits = {policy.__name__: replay(policy(), trace, 40) for policy, _ in PAIRS}

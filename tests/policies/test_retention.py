@@ -68,10 +68,10 @@ def test_where_only_leading_runs_help_chunks_leave_from_the_end() -> None:
 
 @pytest.mark.parametrize(("slope", "left"), [(0.0, (8, 0)), (0.25, (5, 3))])
 def test_cost_over_idle_time_decides_across_conversations(slope: float, left: tuple[int, int]) -> None:
-    """With a flat cost the longest idle conversation goes; with a steep one its late chunks outlive fresh early ones.
+    """A flat cost sends the longest idle conversation away; a steep one keeps its late chunks.
 
-    By hand: when the third arrives, at tick 5, page p is worth (1 + 4 slope p) over 4 in the first conversation and over
-    2 in the second, and eight pages must go.
+    By hand: when the third arrives, at tick 5, page p is worth (1 + 4 slope p) over 4 in the first conversation and
+    over 2 in the second, and eight pages must go.
     """
     store = make_store(24, Linear(1.0, slope))
     serve(store, 0, 10)
