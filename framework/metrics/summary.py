@@ -147,7 +147,9 @@ def _window(measured: Rows, ok: Rows) -> _Window:
 
 def _run(run_info: Mapping[str, Any], rows: Rows) -> Section:
     known = {key: run_info.get(key) for key in _RUN_KEYS}
-    return {**known, "saturated": is_saturated(rows), "policies": dict(run_info.get("policies") or {})}
+    given = list(run_info.get("overrides") or [])
+    policies = dict(run_info.get("policies") or {})
+    return {**known, "saturated": is_saturated(rows), "overrides": given, "policies": policies}
 
 
 def _workload(rows: Rows, measured: Rows, ok: Rows, window: _Window) -> Section:

@@ -13,8 +13,11 @@ class PrefixCache(Prefetch):
     """vLLM V1's automatic prefix caching (Kwon et al., SOSP 2023; vLLM's ``KVCacheManager``).
 
     The leading run of full pages on the device is used, at most up to the last page boundary before the last token,
-    which must be computed; everything behind the first miss is computed. Deviation: two requests that would compute
-    the same page at the same time are not both admitted; the later one waits and then hits.
+    which must be computed; everything behind the first miss is computed.
+
+    Deviations: of two requests that would compute the same page at the same time the later one waits and then hits;
+    pages that decoding fills are stored when the request ends, not at once; equal pages are merged; free pages are
+    used before cached ones.
     """
 
     def restore(self, request: RequestView, residency: Residency, costs: Costs) -> RestorePlan:

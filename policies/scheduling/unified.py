@@ -21,11 +21,12 @@ from ...framework.policy import (
 class Unified(Scheduling):
     """Every running request decodes one token and waiting requests join with their whole prompts, in the same batch.
 
-    Yu et al., "Stateful LLM serving with Pensieve", EuroSys 2025, sections 4.2 and 4.3.2: FCFS, no chunking,
-    ``decode_reserve`` (10 %) of the device's pages is kept for running requests, and when decoding runs out of pages
-    nevertheless, requests are suspended, the latest arrival first. The paper gives no limit for a batch;
-    ``max_batched_tokens`` bounds the prompts that join one iteration (a longer one joins alone) and ``max_running``
-    the batch. An idle engine ignores the reserve.
+    Yu et al., "Stateful LLM serving with Pensieve", EuroSys 2025, sections 4.2 and 4.3.2: FCFS, no chunking, and
+    ``decode_reserve`` (10 %) of the device's pages, free or evictable, is kept for running requests.
+
+    Our choices where the paper is silent: when decoding runs out of pages nevertheless, the latest arrival is suspended
+    first; ``max_batched_tokens`` bounds the prompts that join one iteration (a longer one joins alone) and
+    ``max_running`` the batch; an idle engine ignores the reserve.
     """
 
     max_batched_tokens: int = 16384

@@ -11,7 +11,7 @@ SIMULATED = ("backend=simulated", "model=llama-3-8b", "hardware=h100", "tracking
 Run = Callable[..., tuple[int, str, str]]
 BAD = [
     (["systm=vllm"], ["unknown key 'systm'", "did you mean 'system'"]),
-    (["system=vlm"], ["unknown system 'vlm'", "known: vllm", "did you mean 'vllm'"]),
+    (["system=vlm"], ["unknown system 'vlm'", "known: ", "did you mean 'vllm'"]),
     (["evicton=lru"], ["'evicton'", "did you mean 'eviction'"]),
     (["eviction=lruu"], ["unknown eviction 'lruu'", "s3fifo", "did you mean 'lru'"]),
     (["experiment=quickstrat"], ["'quickstrat'", "did you mean 'quickstart'"]),
@@ -27,7 +27,11 @@ BAD = [
     (["task.slo.ttft_s=-1"], ["ttft_s is -1"]),
     (["vllm"], ["'vllm'", "expected key=value"]),
     (["a=["], ["'a=['", "expected key=value"]),
-    (["task.name=replay"], ["unknown task 'replay'"]),
+    (["task=replay"], ["unknown task 'replay'"]),
+    (["eviction.name=fifo"], ["eviction.name", "choose one with eviction=..."]),
+    (["seed=-1"], ["seed is -1"]),
+    (["runs="], ["runs is ''"]),
+    (["workload.max_context=1"], ["max_context"]),
     (["backend=torch", "model=llama-3-8b"], ["llama-3-8b", "torch"]),
     (["backend=torch", "model=hf"], ["model.path"]),
     (["backend=torch", "model=hf", "model.path=/no/such/model"], ["/no/such/model"]),
@@ -35,7 +39,7 @@ BAD = [
     (["workload=jsonl", "workload.path=/no/such/file"], ["/no/such/file", "does not exist"]),
     (["workload.rate=-1"], ["rate is -1"]),
     (["workload.rate=null", "memory.device_tokens=64"], ["conversation 0, turn", "64"]),
-    (["tracking.name=wanb"], ["unknown tracking 'wanb'"]),
+    (["tracking=wanb"], ["unknown tracking 'wanb'"]),
     (["runs=/proc/nowhere"], ["cannot write the run folder", "/proc/nowhere"]),
 ]
 

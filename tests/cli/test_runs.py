@@ -101,5 +101,5 @@ def test_help_is_short_and_lists_every_group(kvarena: Run) -> None:
     status, out, _ = kvarena("--help")
     assert status == 0
     assert len(out.splitlines()) <= 50
-    assert "eviction: arc, belady, fifo, lfu, lru, s3fifo" in out
+    assert "eviction: arc, belady, fifo, lfu, lru, retention, s3fifo" in out
     assert "kvarena -m experiment=quickstart" in out

@@ -29,7 +29,7 @@ D = {"count", "mean", "p50", "p90", "p95", "p99", "max"}
 SECTIONS = {
     "run": {
         "id", "started", "version", "git_commit", "seed", "backend", "system", "workload", "model", "hardware",
-        "status", "saturated", "policies",
+        "status", "saturated", "policies", "overrides",
     },
     "workload": {
         "conversations", "requests", "warmup_requests", "failed", "prompt_tokens", "history_tokens", "reusable_tokens",
