@@ -53,8 +53,8 @@ class Run:
         """Which table it belongs to."""
         info = self.info
         kind = KINDS.get(info["backend"], str(info["backend"]))
-        names = (str(info[key]) for key in ("workload", "model", "hardware"))
-        return Setting(kind, *names, knobs=" ".join(self._knobs(SETTING)))
+        workload, model, hardware = (str(info[key]) for key in ("workload", "model", "hardware"))
+        return Setting(kind, workload, model, hardware, " ".join(self._knobs(SETTING)))
 
     @property
     def label(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class RetentionValue(Eviction):
         return float(cost_s) / (self.view.tick - run.last_use + 1)
 
     def victims(self, need: int) -> Iterator[Victim]:
-        end = "tail" if self.view.leaves_only else "head"
+        end: Literal["head", "tail"] = "tail" if self.view.leaves_only else "head"
         chunk = -(-self.chunk_tokens // self.view.page_size)
         heap: list[Entry] = [self._entry(run, n) for n, run in enumerate(self._idle) if self.view.evictable(run)]
         heapq.heapify(heap)
