@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .memory import Match, PageStore
 from .metrics.records import RequestRecord
-from .policy import Costs, Offer, Prefetch, Range, RestorePlan, Tier
+from .policy import Costs, Offer, Prefetch, Range, Residency, RestorePlan, Tier
 from .request import Missing, Request
 
 
@@ -31,9 +31,12 @@ class Admission:
     def _offer(self, request: Request, match: Match) -> Offer:
         plan = self.prefetch.restore(request, match.residency, self.costs)
         check_plan(plan, request.known_tokens, self.prefetch.name)
+        check_loads(plan, match.residency, self.prefetch.name)
         missing = tuple((r.start, r.stop) for r in plan.ranges if r.action == "recompute")
+        page = self.store.page_size
+        loads = sum(-(-r.stop // page) - r.start // page for r in plan.ranges if r.action == "load")
         pinned = self.store.pinned_by(match, used_tokens(plan))
-        return Offer(request, plan, missing, pinned, self.store.page_size, match.blocked)
+        return Offer(request, plan, missing, pinned, page, match.blocked, loads)
 
     def accept(self, request: Request) -> Offer | None:
         """Lease what ``request`` reuses and set what it misses; None if another request computes the same pages now."""
@@ -45,13 +48,13 @@ class Admission:
         first = request.record.scheduled_s < 0
         lease = self.store.acquire(match, used_tokens(offer.restore), request.conversation, keys, first=first)
         request.lease = lease
-        request.expect([self._missing(request, start, stop) for start, stop in offer.missing])
+        request.expect([self._missing(request, offer, start, stop) for start, stop in offer.missing])
         return offer
 
     def note(self, request: Request, offer: Offer, now: float) -> None:
         """Record when ``request`` was scheduled and what became of its reusable tokens, at its first admission."""
         record = request.record
-        computed = max(record.reusable_tokens, request.computed_before)
+        computed = max(record.reusable_tokens - record.dropped, request.computed_before)
         request.recompute_left = _missing_below(offer, computed)
         if record.scheduled_s < 0:
             record.scheduled_s = now
@@ -61,7 +64,7 @@ class Admission:
 
     def _count_reuse(self, record: RequestRecord, offer: Offer) -> None:
         page = self.store.page_size
-        limit = record.reusable_tokens
+        limit = record.reusable_tokens - record.dropped
         by_tier = dict.fromkeys(Tier, 0)
         for part in offer.restore.ranges:
             if part.action != "recompute":
@@ -69,14 +72,17 @@ class Admission:
         record.reused_device, record.reused_host = by_tier[Tier.DEVICE], by_tier[Tier.HOST]
         record.reused_disk, record.reused_remote = by_tier[Tier.DISK], by_tier[Tier.REMOTE]
         reused = sum(by_tier.values())
-        record.recomputed = limit - reused - record.dropped
-        record.reusable_pages, record.reused_pages = limit // page, min(reused, limit) // page
+        record.recomputed = limit - reused
+        record.reusable_pages, record.reused_pages = record.reusable_tokens // page, min(reused, limit) // page
 
-    def _missing(self, request: Request, start: int, stop: int) -> Missing:
+    def _missing(self, request: Request, offer: Offer, start: int, stop: int) -> Missing:
         """Ranges are on page boundaries or in the request's own tail page, but for queries of pages that are stored."""
-        stored = stop <= request.held.published * self.store.page_size
-        resident = stored and request.held.table[start // self.store.page_size] >= 0
-        return Missing(start, stop, write=not resident)
+        page = self.store.page_size
+        stored = stop <= request.held.published * page
+        resident = request.held.table[start // page] >= 0 if stored else False
+        first = start // page * page
+        loaded = any(r.action == "load" and r.start <= first < r.stop for r in offer.restore.ranges)
+        return Missing(start, stop, write=not (stored and (resident or loaded)))
 
 
 def _missing_below(offer: Offer, limit: int) -> int:
@@ -98,6 +104,27 @@ def check_plan(plan: RestorePlan, known_tokens: int, name: str) -> None:
         end = part.stop
     if end != known_tokens or plan.ranges[-1].action != "recompute":
         raise RuntimeError(f"prefetch policy {name!r}: {known_tokens} tokens wanted, the last one computed; got {end}")
+
+
+def check_loads(plan: RestorePlan, residency: Residency, name: str) -> None:
+    """Raise RuntimeError unless what is used is on the device, what is loaded in its tier but not on the device, and
+    loads begin on a page boundary."""
+    spans = iter(residency.spans)
+    span = next(spans, None)
+    for part in plan.ranges:
+        if part.action == "recompute":
+            continue
+        aligned = part.action == "use" or part.start % residency.page_size == 0
+        done = part.start
+        while aligned and done < part.stop and span is not None:
+            if span.stop <= done:
+                span = next(spans, None)
+                continue
+            if part.tier not in span.tiers or (part.action == "use") != (Tier.DEVICE in span.tiers):
+                break
+            done = span.stop
+        if done < part.stop:
+            raise RuntimeError(f"prefetch policy {name!r}: {_text(part)} from {part.tier.name.lower()} is not there")
 
 
 def _text(part: Range) -> str:

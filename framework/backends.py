@@ -1,53 +1,132 @@
-"""From checked parts to what computes: the executor of a backend, its clock, and how many device pages it has."""
+"""From checked parts to what computes and copies: a backend's executor, links and clock, and how many pages it has."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .composition import Parts, TorchBackend
-from .execution.capacity import device_pages, free_bytes
+from .execution.capacity import Room, device_pages, free_bytes, host_room, lower_pages
 from .execution.clocks import SkipIdleClock, VirtualClock, WallClock
 from .execution.contract import Clock, Executor, ModelShape
+from .execution.links import SimulatedLinks
 from .execution.simulated import SimulatedBackend, SimulatedExecutor
 from .execution.threads import spin_briefly
+from .execution.transfers import Links
+from .policy import Tier
 from .workloads.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .execution.disk import DiskPages
+    from .execution.models import LoadedModel
+    from .execution.torch_executor import TorchExecutor
+
+
+class Disk(Protocol):
+    """What a run wants of a real disk tier, beyond what the links do with it."""
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Pages that failed so far, by kind."""
+        ...
+
+    def stored(self) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+        """Slots, keys and parents of the pages that an earlier run left."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """``max_tokens``: the longest context that the model takes, None: any length. ``tokenizer``: the model's own."""
+    """What computes, and what copies.
+
+    Attributes
+    ----------
+    pages: of each tier that there is. page_bytes: of a page, all layers together.
+    links: between the tiers; None where there is one tier only.
+    disk: a real disk tier, or None.
+    max_tokens: the longest context that the model takes, None: any length.
+    tokenizer: the model's own.
+    """
 
     executor: Executor
     clock: Clock
     shape: ModelShape
-    num_pages: int
+    pages: Mapping[Tier, int]
+    page_bytes: int
+    links: Links | None = None
+    disk: Disk | None = None
     max_tokens: int | None = None
     tokenizer: Tokenizer | None = None
 
+    @property
+    def num_pages(self) -> int:
+        """Of the device tier."""
+        return self.pages[Tier.DEVICE]
 
-def open_backend(parts: Parts) -> Backend:
-    """Load the model, or the cost model.
+    def tier_bytes(self, tier: Tier) -> int:
+        """Capacity of ``tier``; 0 if there is none."""
+        return self.pages.get(tier, 0) * self.page_bytes
+
+    def finish_copies(self) -> list[str]:
+        """End all copies and close the lower tiers; may be called again. Returns what went wrong, one line each."""
+        if self.links is None:
+            return []
+        self.links.close()
+        return list(dict.fromkeys(self.links.problems()))
+
+    def close(self) -> None:
+        """Free what is held."""
+        self.finish_copies()
+        self.executor.close()
+
+
+def open_backend(parts: Parts, folder: Path | None = None) -> Backend:
+    """Load the model, or the cost model, and make room for all tiers. ``folder``: the run's own.
 
     Raises
     ------
     ValueError
-        If the model cannot be loaded, or model and pages do not fit.
+        If the model cannot be loaded, or model and pages do not fit, or the disk tier's folder is not fit for it.
     """
     if isinstance(parts.backend, TorchBackend):
-        return _torch(parts, parts.backend)
+        return _torch(parts, parts.backend, folder)
     return _simulated(parts, parts.backend)
 
 
 def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
-    shape, memory = parts.shape, parts.memory
+    shape, hardware, size = parts.shape, parts.hardware, parts.memory.page_size
     assert shape is not None
-    executor = SimulatedExecutor(shape, parts.hardware, memory.page_size, max_steps=knobs.max_steps)
-    free = parts.hardware.free_bytes(shape.weight_bytes)
-    pages = device_pages(memory.device_tokens, memory.page_size, shape.kv_bytes_per_token, free)
-    return Backend(executor, VirtualClock(), shape, pages)
+    free = hardware.free_bytes(shape.weight_bytes)
+    num_pages = device_pages(parts.memory.device_tokens, size, shape.kv_bytes_per_token, free)
+    room = Room(hardware.host_memory_bytes, hardware.host_memory_bytes)
+    pages = {Tier.DEVICE: num_pages, **_lower(parts, shape.kv_bytes_per_token, room)}
+    page_bytes = size * shape.kv_bytes_per_token
+    links = SimulatedLinks(hardware, page_bytes, shape.num_layers) if len(pages) > 1 else None
+    executor = SimulatedExecutor(shape, hardware, size, max_steps=knobs.max_steps, links=links)
+    # Traces may be longer than the model's positions; a truncation needs to know them.
+    longest = None if parts.policies.truncation.name == "none" else shape.max_positions
+    return Backend(executor, VirtualClock(), shape, pages, page_bytes, links, max_tokens=longest)
 
 
-def _torch(parts: Parts, knobs: TorchBackend) -> Backend:
+def _lower(parts: Parts, kv_bytes: int, host: Room) -> dict[Tier, int]:
+    """Pages of the tiers below the device; without a write-back to fill them there are none."""
+    memory = parts.memory
+    if not parts.tiered:
+        return {}
+    pages = {
+        Tier.HOST: lower_pages("host", memory.host_tokens, memory.page_size, kv_bytes, host),
+        Tier.DISK: lower_pages("disk", memory.disk_tokens, memory.page_size, kv_bytes, Room(0)),
+    }
+    return {tier: count for tier, count in pages.items() if count}
+
+
+def _torch(parts: Parts, knobs: TorchBackend, folder: Path | None) -> Backend:
     spin_briefly()
     from .execution.models import load_model  # torch and transformers are loaded for real runs only
     from .execution.shapes import DTYPE_BYTES
@@ -57,14 +136,77 @@ def _torch(parts: Parts, knobs: TorchBackend) -> Backend:
     model = load_model(parts.model_knobs, knobs.device, parts.seed)
     dtype_bytes = DTYPE_BYTES[knobs.dtype] if knobs.dtype else model.shape.dtype_bytes
     kv_bytes = model.shape.kv_bytes_per_token * dtype_bytes // model.shape.dtype_bytes
-    pages = device_pages(memory.device_tokens, memory.page_size, kv_bytes, free_bytes(knobs.device))
+    num_pages = device_pages(memory.device_tokens, memory.page_size, kv_bytes, free_bytes(knobs.device))
+    page_bytes = memory.page_size * kv_bytes
+    lower = _lower(parts, kv_bytes, host_room(knobs.device, num_pages * page_bytes))
     executor = TorchExecutor(
-        *(model, pages, memory.page_size),
+        *(model, num_pages, memory.page_size),
         device=knobs.device,
         dtype=knobs.dtype,
         threads=knobs.threads,
         decoupled=knobs.decoupled,
     )
-    executor.warm_up()
     clock = WallClock() if knobs.clock == "wall" else SkipIdleClock()
-    return Backend(executor, clock, executor.shape, pages, executor.shape.max_positions, model.tokenizer)
+    links, disk = _torch_links(parts, executor, model, clock, lower, folder)
+    executor.warm_up()
+    _measure_costs(executor, lower, disk)
+    pages = {Tier.DEVICE: num_pages, **lower}
+    longest, tokenizer = executor.shape.max_positions, model.tokenizer
+    return Backend(executor, clock, executor.shape, pages, page_bytes, links, disk, longest, tokenizer)
+
+
+def _torch_links(
+    parts: Parts,
+    executor: TorchExecutor,
+    model: LoadedModel,
+    clock: Clock,
+    lower: Mapping[Tier, int],
+    folder: Path | None,
+) -> tuple[Links | None, DiskPages | None]:
+    """The lower tiers' memory and files, and the threads that copy between them."""
+    if not lower:
+        return None, None
+    from .execution.host_pool import host_pool
+    from .execution.torch_links import TorchLinks
+
+    host = host_pool(executor.pool, lower[Tier.HOST]) if Tier.HOST in lower else None
+    disk = _open_disk(parts, executor, model, lower[Tier.DISK], folder) if Tier.DISK in lower else None
+    try:
+        return TorchLinks(executor.pool, host, disk, clock), disk
+    except BaseException:
+        if disk is not None:
+            disk.close()
+        raise
+
+
+def _measure_costs(executor: TorchExecutor, lower: Mapping[Tier, int], disk: DiskPages | None) -> None:
+    """Ask for the costs that policies of a hierarchy ask for, so that measuring them takes no time of the run."""
+    if disk is not None:
+        executor.costs.disk_bytes_per_s = partial(_read_bytes_per_s, disk)
+    for tier in lower:
+        executor.costs.recompute_s(0, 1)
+        executor.costs.load_s(1, tier)
+
+
+def _read_bytes_per_s(disk: DiskPages) -> float:
+    try:
+        return disk.measure()[0]
+    except ValueError:  # no room beside the tier: loads from it count as too slow to plan with
+        return 0.0
+
+
+def _open_disk(
+    parts: Parts, executor: TorchExecutor, model: LoadedModel, num_pages: int, folder: Path | None
+) -> DiskPages:
+    from .execution.disk import DiskPages
+    from .execution.fingerprint import page_format
+
+    memory, shape = parts.memory, executor.shape
+    if memory.disk_dir is None and folder is None:
+        raise ValueError("memory.disk_tokens is more than 0: memory.disk_dir must be given, there is no run folder")
+    where = Path(memory.disk_dir).expanduser() if memory.disk_dir else Path(folder or ".") / "disk"
+    dtype = str(executor.pool.dtype).removeprefix("torch.")
+    decoupled = isinstance(parts.backend, TorchBackend) and parts.backend.decoupled
+    text = page_format(model.module, shape, memory.page_size, dtype, rotated=not decoupled)
+    page_bytes = memory.page_size * shape.kv_bytes_per_token
+    return DiskPages.open(where, num_pages, page_bytes, text, persist=memory.disk_persist)

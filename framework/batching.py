@@ -108,7 +108,7 @@ class Batcher:
             item.request.held.reserve(-(-(item.request.known_tokens + steps) // self.store.page_size))
 
     def _allocate(self, work: list[Work], pages: NDArray[np.int64], steps: int) -> None:
-        self.store.make_room(Tier.DEVICE, int(pages.sum()))
+        self.store.room.make(Tier.DEVICE, int(pages.sum()))
         for index in np.flatnonzero(pages):
             request = work[index].request
             request.allocate(self.store, request.known_tokens, request.known_tokens - 1 + steps)

@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -37,6 +39,7 @@ from .run_info import RunInfo, run_label
 from .schema import ConfigError, suggest
 
 BAD_CONFIG, RUN_FAILED, INTERRUPTED = 2, 1, 130
+SWEEPER = "hydra_plugins.kvarena.Variants"  # Hydra takes a sweeper only under a name of this package, which need not be
 FILE_WIDTH = 120  # columns of the table where standard output is no terminal
 
 
@@ -47,6 +50,7 @@ def main() -> int:
         sys.argv[1:], key=lambda word: word not in ("-m", "--multirun")
     )  # `system=a,b -m seed=1` works too
     Plugins.instance().register(ConfPlugins)
+    Plugins.instance().class_name_to_class[SWEEPER] = Variants
     application = hydra.main(version_base="1.3", config_path="pkg://kvarena.conf", config_name="config")(job)
     try:
         application()
@@ -115,6 +119,34 @@ class ConfPlugins(SearchPathPlugin):
             search_path.append(provider=provider, path=f"pkg://{package}")
 
 
+class Variants(BasicSweeper):  # type: ignore[misc, unused-ignore]
+    """Hydra's grid sweeper with one dimension more: ``variants``, each some overrides that go together in a job."""
+
+    def __init__(
+        self, max_batch_size: int | None, params: dict[str, str] | None = None, variants: Sequence[str] = ()
+    ) -> None:
+        # Not super().__init__: Hydra loads its sweeper's module a second time, whose __init__ does not know this class.
+        self.overrides: Sequence[Sequence[Sequence[str]]] | None = None
+        self.batch_index, self.max_batch_size, self.params = 0, max_batch_size, params or {}
+        self.hydra_context, self.config, self.launcher = None, None, None
+        self.variants = tuple(variants)
+
+    def split_arguments(  # type: ignore[override, unused-ignore]
+        self, overrides: list[Override], max_batch_size: int | None
+    ) -> list[list[list[str]]]:
+        """The overrides of every job, in batches."""
+        return list(self.split_overrides_to_chunks(sweep_jobs(overrides, self.variants), max_batch_size))
+
+
+def sweep_jobs(overrides: list[Override], variants: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job: each variant with each point of the grid. A key of the grid wins over a variant's;
+    variants that are equal then become one."""
+    (grid,) = BasicSweeper.split_arguments(overrides, None)
+    given = {override.get_key_element() for override in overrides}
+    left = [tuple(word for word in words.split() if word.split("=")[0] not in given) for words in variants or ("",)]
+    return [[*words, *point] for words in dict.fromkeys(left) for point in grid]
+
+
 class Doors(Callback):
     """Hydra's hooks: check everything before a folder is made, and report when the last job has ended.
 
@@ -179,13 +211,14 @@ def _check(*configs: DictConfig) -> None:
 
 def _sweep_configs(config: DictConfig) -> Iterator[DictConfig]:
     """The config of every job of a grid sweep; other sweepers choose their jobs as they go."""
-    if not config.hydra.sweeper.get("_target_", "").endswith("BasicSweeper"):
+    sweeper = config.hydra.sweeper
+    if not sweeper.get("_target_", "").endswith((BasicSweeper.__name__, Variants.__name__)):
         return
     loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     overrides = OverridesParser.create(loader).parse_overrides([*params, *config.hydra.overrides.task])
-    for jobs in BasicSweeper.split_arguments(overrides, None):
-        yield from (loader.load_sweep_config(config, job_overrides) for job_overrides in jobs)
+    for job_overrides in sweep_jobs(overrides, sweeper.get("variants", ())):
+        yield loader.load_sweep_config(config, job_overrides)
 
 
 def _report(folders: list[Path], sweep: Path | None = None) -> None:
@@ -223,8 +256,9 @@ def _first_line(error: Exception) -> str:
 def _known_keys(key: str, arguments: list[str]) -> list[str]:
     """Groups and keys of the config that ``arguments`` compose without ``key``."""
     overrides = [a for a in arguments if "=" in a and "," not in a and a[0].isalpha() and not a.startswith(key)]
+    ready = GlobalHydra.instance().is_initialized()  # in a sweep's hook
     try:
-        with initialize_config_module("kvarena.conf", version_base="1.3"):
+        with nullcontext() if ready else initialize_config_module("kvarena.conf", version_base="1.3"):
             config = compose("config", overrides)
     except (HydraException, OmegaConfBaseException):
         return []

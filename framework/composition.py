@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .policy import (
     Prefetch,
     Routing,
     Scheduling,
+    Tier,
     Truncation,
     Writeback,
 )
@@ -49,7 +51,8 @@ TOP_LEVEL = (
     *FAMILIES,
 )
 TRACKERS: Mapping[str, type[NoneKnobs | WandbKnobs]] = {"none": NoneKnobs, "wandb": WandbKnobs}
-UNSERVED = ("writeback", "truncation", "compression")  # families whose decisions the engine does not carry out
+UNSERVED = ("compression",)  # families whose decisions the engine does not carry out
+TIERS = (Tier.DEVICE, Tier.HOST, Tier.DISK)
 CONTRACTS: Mapping[str, type[Policy]] = {
     "eviction": Eviction,
     "writeback": Writeback,
@@ -88,22 +91,40 @@ BACKENDS: Mapping[str, type[TorchBackend | SimulatedBackend]] = {
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """``memory.*``: sizes in tokens of the model's native K/V; None: what the hardware holds, 0: no such tier."""
+    """``memory.*``: sizes in tokens of the model's native K/V; None: what the hardware holds, 0: no such tier.
+
+    Attributes
+    ----------
+    host_tokens: None: what the hardware's host memory holds; on a real machine a quarter of its free memory.
+    disk_tokens: a number; no hardware tells how much of its disk is for K/V.
+    disk_dir: where the disk tier keeps its files; None: in the run's folder. Only a real disk has files.
+    disk_persist: the files stay, and a later run of the same model finds what they hold; else they go with the run.
+    """
 
     page_size: int = 16
     device_tokens: int | None = None
-    host_tokens: int | None = 0
+    host_tokens: int | None = None
     disk_tokens: int | None = 0
     disk_dir: str | None = None
+    disk_persist: bool = False
 
     def __post_init__(self) -> None:
         if self.page_size < 1:
             raise ValueError(f"page_size is {self.page_size}, expected at least 1")
         if self.device_tokens is not None and self.device_tokens < self.page_size:
             raise ValueError(f"device_tokens is {self.device_tokens}, expected at least page_size = {self.page_size}")
-        for tier in ("host_tokens", "disk_tokens"):
-            if getattr(self, tier) != 0:
-                raise ValueError(f"{tier} is {getattr(self, tier)}, expected 0: the engine has a device tier only")
+        for name in ("host_tokens", "disk_tokens"):
+            tokens = getattr(self, name)
+            if tokens is not None and tokens != 0 and tokens < self.page_size:
+                raise ValueError(
+                    f"{name} is {tokens}, expected 0 (no such tier) or at least page_size = {self.page_size}"
+                )
+        if self.disk_tokens is None:
+            raise ValueError("disk_tokens is null, expected a number of tokens: no hardware tells the size of its disk")
+        if self.disk_persist and self.disk_dir is None:
+            raise ValueError("disk_persist is true, but disk_dir is null: the run's folder is no place to stay in")
+        if self.disk_dir is not None and not self.disk_dir:
+            raise ValueError("disk_dir is '', expected a folder, or null for the run's own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +161,8 @@ class Policies:
 class Parts:
     """What a config says, checked; nothing is loaded or computed yet.
 
-    ``shape`` is known on the simulated backend, ``model`` is given on the torch backend.
+    ``shape`` is known on the simulated backend, ``model`` is given on the torch backend. ``evictions``: one instance of
+    the chosen policy for each tier that there may be.
     """
 
     seed: int
@@ -154,7 +176,13 @@ class Parts:
     model: RandomModel | HfModel | None
     model_knobs: Mapping[str, Any]
     policies: Policies
+    evictions: Mapping[Tier, Eviction]
     provenance: Mapping[str, Mapping[str, str]]
+
+    @property
+    def tiered(self) -> bool:
+        """Something can go to the tiers below the device; without a write-back they would stay empty."""
+        return self.policies.writeback.name != "none"
 
     @property
     def simulated(self) -> bool:
@@ -212,12 +240,14 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
         raise ConfigError(f"unknown backend {name!r}; known: {', '.join(BACKENDS)}{suggest(name, BACKENDS)}")
     backend = build(BACKENDS[name], knobs, f"backend={name}")
     simulated = isinstance(backend, SimulatedBackend)
-    policies, provenance = _policies(config)
+    policies, evictions, provenance = _policies(config)
+    memory = build(Memory, config.get("memory", {}), "memory")
+    _check_disk(memory, simulated)
     _check_tracking(config)
     return Parts(
         seed=_seed(config),
         save_tokens=_typed(config, "save_tokens", bool, False),
-        memory=build(Memory, config.get("memory", {}), "memory"),
+        memory=memory,
         task=_task(config),
         workload=_workload(config),
         backend=backend,
@@ -226,6 +256,7 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
         model_knobs=config["model"],
         model=None if simulated else _model(config),
         policies=policies,
+        evictions=evictions,
         provenance=provenance,
     )
 
@@ -252,14 +283,44 @@ def _model(config: Mapping[str, Any]) -> RandomModel | HfModel:
     return model
 
 
-def _policies(config: Mapping[str, Any]) -> tuple[Policies, dict[str, Mapping[str, str]]]:
+def _policies(
+    config: Mapping[str, Any],
+) -> tuple[Policies, dict[Tier, Eviction], dict[str, Mapping[str, str]]]:
+    """The policies, the eviction policy of each tier, and where each policy comes from."""
     registry = Registry.discover()
     chosen = {family: option(config, family) for family in FAMILIES}
     for family in UNSERVED:
         if chosen[family][0] != "none":
             raise ConfigError(f"{family}={chosen[family][0]}: the engine serves {family}=none only")
-    policies: dict[str, Any] = {family: registry.build(family, name, knobs) for family, (name, knobs) in chosen.items()}
-    return Policies(**policies), {family: registry.provenance(family, name) for family, (name, _) in chosen.items()}
+    built: dict[str, Any] = {family: registry.build(family, name, knobs) for family, (name, knobs) in chosen.items()}
+    policies = Policies(**built)
+    evictions = {tier: _eviction(registry, *chosen["eviction"]) for tier in TIERS[1:]}
+    origins: dict[str, Mapping[str, str]] = {
+        family: registry.provenance(family, name) for family, (name, _) in chosen.items()
+    }
+    return policies, {Tier.DEVICE: policies.eviction, **evictions}, origins
+
+
+def _eviction(registry: Registry, name: str, knobs: Mapping[str, Any]) -> Eviction:
+    policy = registry.build("eviction", name, knobs)
+    assert isinstance(policy, Eviction)
+    return policy
+
+
+def _check_disk(memory: Memory, simulated: bool) -> None:
+    """A disk tier that keeps files needs a disk, and a folder that can be written (which is not made yet)."""
+    if memory.disk_dir is None or not memory.disk_tokens:
+        if memory.disk_persist:
+            raise ConfigError("memory: disk_persist is true, but disk_tokens is 0: there is nothing to keep")
+        return
+    if simulated and memory.disk_persist:
+        raise ConfigError("memory: disk_persist is true, but backend=simulated keeps no data")
+    folder = Path(memory.disk_dir).expanduser()
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"memory: disk_dir is {memory.disk_dir!r}: {there} is no folder")
+    if not simulated and not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"memory: disk_dir is {memory.disk_dir!r}: {there} cannot be written")
 
 
 def _task(config: Mapping[str, Any]) -> ServeTask:

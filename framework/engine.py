@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +11,9 @@ from numpy.typing import NDArray
 
 from .admission import Admission, used_tokens
 from .batching import Batcher, StepCounts, Work
+from .deferred import Deferred
 from .execution.contract import Clock, Executor, StepResult
+from .execution.transfers import Links
 from .memory import OutOfPages, PageStore
 from .metrics.records import Recorder, StepRecord
 from .policy import (
@@ -28,6 +29,10 @@ from .policy import (
     Writeback,
 )
 from .request import Missing, Request
+from .transit import Transit
+from .truncating import cut_context
+from .waiting import WaitingQueue
+from .workloads.tokens import TokenLog
 
 IDLE = float("inf")
 
@@ -56,7 +61,8 @@ class Iteration:
 class Engine:
     """Serves requests on one executor and one page store; a ``SchedulerView`` for its scheduling policy.
 
-    ``on_done`` is called when a request has all its tokens, before its pages are released.
+    ``queue`` is the one that the store's policies see. ``on_done`` is called when a request has all its tokens, before
+    its pages are released.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Engine:
         recorder: Recorder,
         clock: Clock,
         *,
+        queue: WaitingQueue | None = None,
+        links: Links | None = None,
         max_tokens: int | None = None,
         on_done: Callable[[Request, float], None] = lambda request, now: None,
     ) -> None:
@@ -79,10 +87,12 @@ class Engine:
         self.max_tokens = max_tokens
         self.suspensions = 0
         self._running: dict[int, Request] = {}
-        self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._waiting = WaitingQueue() if queue is None else queue
         self._admission = Admission(store, policies.prefetch, executor.costs)
         self._batcher = Batcher(store, executor)
+        self.transit = Transit(store, links, recorder, self._waiting, policies.prefetch, policies.writeback)
         self._current: Iteration | None = None
+        self._called_off = False
 
     # --- what the scheduler sees --------------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ class Engine:
     @property
     def waiting(self) -> Collection[Request]:
         """The queue, suspended requests first."""
-        return self._waiting.values()
+        return self._waiting.all()
 
     @property
     def device_pages(self) -> int:
@@ -121,7 +131,10 @@ class Engine:
     def offer(self, request: RequestView) -> Offer:
         """What admitting ``request`` would take now."""
         assert isinstance(request, Request)
-        return self._admission.offer(request)
+        offer = self._admission.offer(request)
+        if offer.blocked:
+            self._called_off |= self.transit.call_off(request)
+        return offer
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -134,9 +147,22 @@ class Engine:
             return f"needs {tokens} positions, the model has {self.max_tokens}"
         return None
 
+    def cut(self, log: TokenLog, history: int, needed: int, conversation: int) -> TokenLog:
+        """The context ``log``, which is about to grow to ``needed`` tokens, ``history`` of them old: without its oldest
+        tokens if it would outgrow the window."""
+        room = self.device_pages * self.store.page_size
+        limit = room if self.max_tokens is None else min(room, self.max_tokens)
+        dropped = self.policies.truncation.first_kept(history, needed, limit)
+        return cut_context(self.store, self.policies.truncation, log, history, dropped, conversation)
+
+    @property
+    def computing(self) -> bool:
+        """An iteration is under way; the engine looks at its queue when that ends."""
+        return self._current is not None
+
     def submit(self, request: Request) -> None:
         """Put ``request`` into the queue."""
-        self._waiting[request.id] = request
+        self._waiting.add(request)
 
     def step(self, now: float, horizon: Callable[[], float] = lambda: IDLE) -> float:
         """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing
@@ -146,30 +172,64 @@ class Engine:
         about: a stretch of decode steps does not run past it.
         """
         began = time.perf_counter()
+        self.store.pages.moment.now_s = now
         if self._current is not None:
             self._commit(self._current)
-        plan = self.policies.scheduling.plan(self)
+        self._settle(now)
+        self.transit.look_ahead(now)
+        plan = self._plan(now)
         for request in plan.suspended:
             self._suspend(request)
         offers = self._lease(plan)
         self._make_room(plan, offers)
         work = [item for share in plan.shares if (item := self._accept(share, offers, now)) is not None]
         if not work:
-            return self._stuck_or_idle(plan)
+            return self._stuck_or_idle(plan, now)
+        self.store.copy_ahead()
         counts = self._batcher.count(work)
-        batch = self._batcher.build(work, plan.stable, horizon() - now)
+        batch = self._batcher.build(work, plan.stable, self.transit.horizon(horizon, now) - now)
+        self.transit.attach(batch, now)
         result = self.executor.run(batch)
         self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s))
         return self._record(counts, now, time.perf_counter() - began)
 
-    def _stuck_or_idle(self, plan: Plan) -> float:
+    def _plan(self, now: float) -> Plan:
+        self._called_off = False
+        plan = self.policies.scheduling.plan(self)
+        if self._called_off:
+            self._settle(now)
+            plan = self.policies.scheduling.plan(self)
+        return plan
+
+    def _stuck_or_idle(self, plan: Plan, now: float) -> float:
         self._current = None
+        if (until := self.transit.idle_until(now)) is not None:
+            return max(until, self.clock.now())
         if plan.suspended:
             return self.clock.now()
-        if self._running or self._waiting:
+        if self._running or len(self._waiting):
             name = self.policies.scheduling.name
             raise RuntimeError(f"scheduling policy {name!r} runs nothing of {len(self._waiting)} waiting requests")
         return IDLE
+
+    # --- transfers ----------------------------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        for deferred in self.transit.settle(now):
+            self._join(deferred, now)
+
+    def _join(self, deferred: Deferred, now: float) -> None:
+        """The loads of a request have ended: it runs, or, if one failed, waits again."""
+        request = deferred.request
+        request.record.load_stall_s += now - deferred.since_s
+        if not deferred.failed:
+            self.store.loaded(request.held)
+            self._running[request.id] = request
+            return
+        self._release(request, 0)
+        for slots in deferred.damaged:
+            self.store.lose(Tier.DISK, slots)
+        self._waiting.add(request, front=True)
 
     # --- admission and suspension -------------------------------------------------------------------------------
 
@@ -195,12 +255,12 @@ class Engine:
             elif share.offer is None:
                 pages += self.pages_for(request, share.tokens)
         try:
-            self.store.make_room(Tier.DEVICE, pages)
+            self.store.room.make(Tier.DEVICE, pages)
         except OutOfPages:
             for share in plan.shares:
                 if share.request.id in offers:
                     self._undo(share, offers.pop(share.request.id))
-            self.store.make_room(Tier.DEVICE, pages)
+            self.store.room.make(Tier.DEVICE, pages)
 
     def _accept(self, share: Share, offers: dict[int, Offer], now: float) -> Work | None:
         """Give the share its pages; None defers a request that cannot be admitted after all."""
@@ -215,14 +275,23 @@ class Engine:
         return Work(request, share.tokens, prefill)
 
     def _admit(self, request: Request, share: Share, offer: Offer, now: float) -> Work | None:
-        tokens = min(share.tokens, request.missing_tokens)
+        tokens = 0 if offer.deferred else min(share.tokens, request.missing_tokens)
+        loads = [part for part in offer.restore.ranges if part.action == "load"]
+        ranges = [*((part.start, part.stop) for part in loads), *(request.peek(tokens) if tokens else ())]
         try:
-            self._allocate(request, tokens)
+            self.store.room.make(Tier.DEVICE, self.store.pages_wanted(request.held, ranges))
         except OutOfPages:
             self._undo(share, offer)
             return None
+        for part in loads:
+            self.store.load(request.held, part.start, part.stop, part.tier, request.id)
+        if tokens:
+            self._allocate(request, tokens)
         self._admission.note(request, offer, now)
-        del self._waiting[request.id]
+        self._waiting.remove(request)
+        self.transit.admitted(request, offer, now)
+        if offer.deferred:
+            return None
         self._running[request.id] = request
         return Work(request, tokens, prefill=True)
 
@@ -239,8 +308,7 @@ class Engine:
         request.computed_before = request.computed_tokens
         self._release(request, request.computed_tokens)
         del self._running[request.id]
-        self._waiting[request.id] = request
-        self._waiting.move_to_end(request.id, last=False)
+        self._waiting.add(request, front=True)
         request.record.suspensions += 1
         self.suspensions += 1
 
@@ -267,10 +335,17 @@ class Engine:
             running=len(self._running),
             waiting=len(self._waiting),
             device_pages=self.store.device.used_pages,
+            host_pages=self._used_pages(Tier.HOST),
+            disk_pages=self._used_pages(Tier.DISK),
+            stall_s=current.result.stall_s,
             overhead_s=0.0 if forward_s is None else max(0.0, wall_s - forward_s),
         )
         self.recorder.step(record)
         return current.end_s
+
+    def _used_pages(self, tier: Tier) -> int:
+        pool = self.store.pools.get(tier)
+        return 0 if pool is None else pool.used_pages
 
     # --- committing ---------------------------------------------------------------------------------------------
 
@@ -280,9 +355,16 @@ class Engine:
         for item in done.work:
             request = item.request
             if item.prefill:
+                self._arrived(request, done)
                 self._publish(request)
             if not request.missing:
                 self._generate(request, next(chosen, -1), done)
+
+    def _arrived(self, request: Request, done: Iteration) -> None:
+        """What the iteration loaded for ``request`` is there."""
+        if request.held.loading:
+            request.record.load_stall_s += done.result.stall_s
+            self.store.loaded(request.held)
 
     def _publish(self, request: Request) -> None:
         if self.policies.prefetch.reuses != "nothing":

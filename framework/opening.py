@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .composition import Parts, refusing
 from .execution.model_knobs import RandomModel
+from .policy import Truncation
 from .schema import ConfigError
 from .workloads.common import Setting
 from .workloads.conversation import Conversation, Workload
@@ -35,7 +38,9 @@ def check_workload(parts: Parts) -> None:
 
 
 def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: int | None = None) -> None:
-    """Refuse a closed-loop workload with a request that ``num_pages`` or the model's ``max_tokens`` can never hold.
+    """Refuse a closed-loop workload with a request that ``num_pages`` or the model's ``max_tokens`` never hold.
+
+    What truncation would drop does not count.
 
     Under open load (a rate, or a trace's own times) such requests are counted as failed instead.
 
@@ -47,18 +52,33 @@ def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: in
     if getattr(parts.workload, "rate", None) is not None:
         next(iter(workload.conversations()), None)  # what cannot be drawn at all is found now
         return
-    room = num_pages * parts.memory.page_size
+    window = Window(num_pages * parts.memory.page_size, max_tokens, parts.policies.truncation)
     for conversation in workload.conversations():
         if any(turn.log is not None or turn.arrival_s is not None for turn in conversation.turns):
             return
-        _check_conversation(conversation, len(workload.new_log(conversation)), room, max_tokens)
+        _check_conversation(conversation, len(workload.new_log(conversation)), window)
 
 
-def _check_conversation(conversation: Conversation, tokens: int, room: int, max_tokens: int | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How long a context may be: ``room`` tokens on the device, ``max_tokens`` positions of the model."""
+
+    room: int
+    max_tokens: int | None
+    truncation: Truncation
+
+    def kept(self, history: int, needed: int) -> int:
+        """What is left of ``needed`` tokens, ``history`` of them old, once the oldest are dropped."""
+        limit = self.room if self.max_tokens is None else min(self.room, self.max_tokens)
+        return needed if needed <= limit else needed - self.truncation.first_kept(history, needed, limit)
+
+
+def _check_conversation(conversation: Conversation, tokens: int, window: Window) -> None:
     for number, turn in enumerate(conversation.turns):
-        tokens += turn.prompt_tokens + turn.output_tokens
+        tokens = window.kept(tokens, tokens + turn.prompt_tokens + turn.output_tokens)
         what = f"conversation {conversation.label or conversation.id}, turn {number} grows to {tokens} tokens"
-        if tokens > room:
-            raise ConfigError(f"{what}, the device tier holds {room} (memory.device_tokens, workload.max_context)")
-        if max_tokens is not None and tokens > max_tokens:
-            raise ConfigError(f"{what}, the model has {max_tokens} positions (workload.max_context)")
+        if tokens > window.room:
+            sizes = f"the device tier holds {window.room} (memory.device_tokens, workload.max_context)"
+            raise ConfigError(f"{what}, {sizes}")
+        if window.max_tokens is not None and tokens > window.max_tokens:
+            raise ConfigError(f"{what}, the model has {window.max_tokens} positions (workload.max_context)")

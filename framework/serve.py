@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .backends import Backend, open_backend
-from .composition import Parts, option, prepare, refusing
+from .composition import Parts, TorchBackend, option, prepare, refusing
 from .engine import Engine, EnginePolicies
 from .memory import PageStore
 from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
@@ -24,7 +25,10 @@ from .policy import Tier
 from .progress import RunProgress
 from .run_info import RunInfo
 from .session import Arrivals, Progress, Session
+from .waiting import WaitingQueue
 from .workloads.conversation import Workload
+
+log = logging.getLogger(__name__)
 
 
 def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
@@ -38,8 +42,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
     parts = prepare(config, info)
     with ExitStack() as stack:
         with refusing():
-            backend = open_backend(parts)
-            stack.callback(backend.executor.close)
+            backend = open_backend(parts, folder)
+            stack.callback(backend.close)
             workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
             check_sizes(parts, workload, backend.num_pages, backend.max_tokens)
             run_info = {**describe(config, info, parts), "workload": workload.name, "model": backend.shape.name}
@@ -50,27 +54,43 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         progress = stack.enter_context(RunProgress(info.label, "simulated" if parts.simulated else "run"))
         server.run(recorder, progress)
         recorder.close()
+        problems = backend.finish_copies()
         rows = (recorder.requests, recorder.steps, recorder.transfers)
         summary = summarize(*rows, run_info, totals=server.totals(), slo=parts.task.slo, prices=parts.prices)
         write_summary(folder, summary)
         tracker.finish(summary)
+    for problem in [*problems, *_misplaced(parts, summary)]:
+        log.warning("%s: %s", info.label, problem)
     return summary
 
 
+def _misplaced(parts: Parts, summary: Mapping[str, Any]) -> Iterator[str]:
+    """Naive truncation is a choice, but not one to make unawares."""
+    dropped, keeps = summary["cache"]["dropped_tokens"], parts.policies.truncation.keeps
+    if isinstance(parts.backend, TorchBackend) and dropped and keeps and not parts.backend.decoupled:
+        yield f"{dropped} tokens were cut and the rest kept its old positions; backend.decoupled=true gives it new ones"
+
+
 class Server:
-    """One engine and one page store, made for one workload."""
+    """One engine and one page store, made for one workload; ``adopted``: pages that an earlier run left on disk."""
 
     def __init__(self, parts: Parts, backend: Backend, workload: Workload) -> None:
         self._parts, self._backend, self._workload = parts, backend, workload
         self._arrivals = Arrivals()
+        self._queue = WaitingQueue()
         self.store = PageStore(
             parts.memory.page_size,
-            {Tier.DEVICE: backend.num_pages},
-            {Tier.DEVICE: parts.policies.eviction},
+            backend.pages,
+            {tier: parts.evictions[tier] for tier in backend.pages},
             costs=backend.executor.costs,
+            writeback=parts.policies.writeback,
             leaves_only=not parts.policies.prefetch.holes,
             future=self._arrivals,
+            queue=self._queue,
         )
+        self.adopted = 0
+        if backend.disk is not None and parts.memory.disk_persist:
+            self.adopted = self.store.adopt(Tier.DISK, *backend.disk.stored())
 
     def run(self, recorder: Recorder, on_progress: Callable[[Progress], None]) -> None:
         """Serve the workload from its first turn to its last."""
@@ -78,7 +98,12 @@ class Server:
         policies = EnginePolicies(
             chosen.scheduling, chosen.prefetch, chosen.writeback, chosen.truncation, chosen.compression
         )
-        engine = Engine(backend.executor, self.store, policies, recorder, backend.clock, max_tokens=backend.max_tokens)
+        engine = Engine(
+            *(backend.executor, self.store, policies, recorder, backend.clock),
+            queue=self._queue,
+            links=backend.links,
+            max_tokens=backend.max_tokens,
+        )
         session = Session(
             *(self._workload, [engine], chosen.routing, backend.clock, recorder),
             arrivals=self._arrivals,
@@ -88,9 +113,15 @@ class Server:
         session.run()
 
     def totals(self) -> RunTotals:
-        """What no record tells."""
-        evicted = {tier.name.lower(): pool.evicted_pages for tier, pool in self.store.pools.items()}
-        return RunTotals(evicted_pages=evicted, peak_pages=self.store.device.peak_pages)
+        """What no record tells; complete once the backend's copies are finished."""
+        backend = self._backend
+        return RunTotals(
+            evicted_pages={tier.name.lower(): pool.evicted_pages for tier, pool in self.store.pools.items()},
+            peak_pages=self.store.device.peak_pages,
+            host_bytes=backend.tier_bytes(Tier.HOST),
+            disk_bytes=backend.tier_bytes(Tier.DISK),
+            faults=backend.disk.faults if backend.disk is not None else {},
+        )
 
 
 def describe(config: Mapping[str, Any], info: RunInfo, parts: Parts) -> dict[str, Any]:

@@ -19,12 +19,19 @@ from .workloads.tokens import TokenLog
 
 @dataclass(slots=True, eq=False)
 class Dialogue:
-    """A conversation in progress: ``next_turn`` has not arrived yet, ``open_turns`` are being served."""
+    """A conversation in progress: ``next_turn`` has not arrived yet, ``open_turns`` are being served.
+
+    ``log`` is what is left of it where its oldest tokens were cut off, ``whole`` all of it.
+    """
 
     conversation: Conversation
     log: TokenLog
+    whole: TokenLog = field(init=False)
     next_turn: int = 0
     open_turns: int = 0
+
+    def __post_init__(self) -> None:
+        self.whole = self.log
 
     def turn(self) -> Turn | None:
         """The next turn, or None after the last."""
@@ -146,17 +153,21 @@ class Session:
         dialogue.open_turns += 1
         self.arrivals.open_turns[request.conversation] += 1
         self.engines[engine].submit(request)
-        if self._wake[engine] == IDLE:  # a busy engine looks at its queue when its iteration ends
-            self._wake[engine] = self.clock.now()
+        if not self.engines[engine].computing:  # one that computes looks at its queue when its iteration ends
+            self._wake[engine] = min(self._wake[engine], self.clock.now())
 
     def _request(self, dialogue: Dialogue, turn: Turn, arrival_s: float) -> Request:
         conversation = dialogue.conversation.id
-        log, history = dialogue.log, len(dialogue.log)
+        whole, history = dialogue.whole, len(dialogue.whole)
         if turn.log is not None:
-            log, history = turn.log, turn.history_tokens
+            log = whole = turn.log
+            history = turn.history_tokens
         else:
+            self._truncate(dialogue, turn)
+            log = dialogue.log
             log.extend(turn.prompt_tokens, turn.prompt_ids)
         tokens = len(log)
+        reusable = self._reuse.arrive(conversation, whole, len(whole), turn.reply_ids)
         record = RequestRecord(
             request=self._arrived,
             conversation=conversation,
@@ -164,7 +175,8 @@ class Session:
             arrival_s=arrival_s,
             prompt_tokens=turn.prompt_tokens,
             history_tokens=history,
-            reusable_tokens=self._reuse.arrive(conversation, log, tokens, turn.reply_ids),
+            reusable_tokens=reusable,
+            dropped=min(reusable, len(whole) - tokens),
             output_tokens=turn.output_tokens,
             warmup=self._arrived < self.warmup,
         )
@@ -183,6 +195,12 @@ class Session:
         request.expect([Missing(0, tokens)])
         self._arrived += 1
         return request
+
+    def _truncate(self, dialogue: Dialogue, turn: Turn) -> None:
+        """Cut the oldest tokens off a context that would outgrow the window of the engine that served it."""
+        history = len(dialogue.log)
+        needed = history + turn.prompt_tokens + turn.output_tokens
+        dialogue.log = self.engines[0].cut(dialogue.log, history, needed, dialogue.conversation.id)
 
     def _skipped(self, dialogue: Dialogue, turn: Turn, failed: Request) -> RequestRecord:
         """A turn that never arrives: nobody can reuse it, and it could reuse nothing."""
@@ -210,7 +228,8 @@ class Session:
 
     def _done(self, request: Request, now: float) -> None:
         dialogue = self._active[request.conversation]
-        self._reuse.replied(request.conversation, request.log, request.known_tokens)
+        whole = dialogue.whole if request.log is dialogue.log else request.log
+        self._reuse.replied(request.conversation, whole, len(whole))
         self.progress.requests += 1
         dialogue.open_turns -= 1
         self.arrivals.open_turns[request.conversation] -= 1
@@ -242,7 +261,7 @@ class Session:
         del self._active[dialogue.conversation.id]
         self.arrivals.next_s.pop(dialogue.conversation.id, None)
         del self.arrivals.open_turns[dialogue.conversation.id]
-        self._reuse.ended(dialogue.conversation.id, dialogue.log)
+        self._reuse.ended(dialogue.conversation.id, dialogue.whole)
         self.progress.conversations += 1
         self._open_barrier(now)
 

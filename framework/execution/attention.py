@@ -7,7 +7,7 @@ as a keyword argument through the model's forward. No mask is registered under t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from ...kernels.cache_write import write_pages
 from ...kernels.paged_attention import paged_attention
 from .rotary import RotaryTable, rotate
+from .torch_transfer import LayerGate
 
 INTERFACE = "kvarena_paged"
 CONTEXT = "kvarena_context"  # the keyword that carries the context
@@ -57,6 +58,7 @@ class PagedContext:
     slots: int64 [num_tokens], where to write K/V; -1: nowhere.
     rotary: with decoupled positions, the true table of each layer; keys are then cached un-rotated.
     position_ids: int64 [num_tokens], logical positions of the queries (needed with ``rotary``).
+    gate: what each layer's attention waits for.
     """
 
     pool: Tensor
@@ -66,10 +68,15 @@ class PagedContext:
     slots: Tensor
     rotary: Callable[[Any], RotaryTable] | None = None
     position_ids: Tensor | None = None
+    gate: LayerGate = field(default_factory=LayerGate)
 
     def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Write the batch's K/V of this layer, then let every query read its own context."""
+        """Write the batch's K/V of this layer, then let every query read its own context.
+
+        Waits for loads before it writes: the first new tokens may share a page with the last loaded ones.
+        """
         pages = self.pool[:, layer.layer_idx]
+        self.gate.attend(layer.layer_idx)
         write_pages(key, value, pages, self.slots)
         cos = sin = None
         if self.rotary is not None:

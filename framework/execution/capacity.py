@@ -1,13 +1,23 @@
-"""How many device pages a run gets: what the config says, or what the memory holds."""
+"""How many pages each tier gets: what the config says, or what the memory holds."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-CPU_FRACTION = 0.5  # the rest is left to the weights' scratch space and to whatever else runs
+CPU_FRACTION = 0.5  # the rest is left to the host tier, the weights' scratch space and whatever else runs
 GPU_FRACTION = 0.9
+HOST_FRACTION = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that a tier takes where no size is given, and the most that it may take (None: any)."""
+
+    default_bytes: int
+    most_bytes: int | None = None
 
 
 def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: int, free_bytes: int) -> int:
@@ -43,6 +53,40 @@ def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: 
             f" at most {max(free_bytes, 0) // page_bytes * page_size} tokens fit"
         )
     return pages
+
+
+def lower_pages(name: str, tokens: int | None, page_size: int, kv_bytes_per_token: int, room: Room) -> int:
+    """Pages of the tier ``name`` (``host``, ``disk``) below the device; 0: there is no such tier.
+
+    Parameters
+    ----------
+    tokens: size in tokens of native K/V, rounded down to whole pages; None: as many as ``room.default_bytes`` hold.
+    page_size, kv_bytes_per_token: as of the device tier, >= 1.
+
+    Raises
+    ------
+    ValueError
+        If ``tokens`` is less than a page but not 0, or takes more than ``room.most_bytes``.
+    """
+    page_bytes = page_size * kv_bytes_per_token
+    if tokens is None:
+        return max(0, room.default_bytes) // page_bytes
+    if tokens != 0 and tokens < page_size:
+        raise ValueError(f"memory.{name}_tokens is {tokens}, expected 0 or at least one page of {page_size} tokens")
+    pages = tokens // page_size
+    if room.most_bytes is not None and pages * page_bytes > room.most_bytes:
+        raise ValueError(
+            f"memory.{name}_tokens is {tokens}: its K/V take {pages * page_bytes} bytes, {max(0, room.most_bytes)} are"
+            f" there; at most {max(0, room.most_bytes) // page_bytes * page_size} tokens fit"
+        )
+    return pages
+
+
+def host_room(device: str, device_bytes: int) -> Room:
+    """What this machine's memory has for a host tier beside a device pool of ``device_bytes`` on ``device``."""
+    free = _free_host_bytes()
+    taken = device_bytes if device.partition(":")[0] == "cpu" else 0
+    return Room(min(int(free * HOST_FRACTION), max(0, free - taken)), max(0, free - taken))
 
 
 def free_bytes(device: str = "cpu") -> int:

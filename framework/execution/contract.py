@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..policy import Costs
 from ..workloads.tokens import TokenLog
+from .transfers import Transfer
 
 
 @dataclass(slots=True)
@@ -45,10 +46,21 @@ class Batch:
     """One iteration. ``steps`` > 1 only if every segment is one sampled decode token: run that many decode steps.
 
     In such a stretch the table of each segment already covers ``start + steps`` positions.
+
+    Attributes
+    ----------
+    waits: transfers that must have ended before the first layer writes (they still read pages that it overwrites, or
+        fill pages that it reads).
+    loads: transfers that must have brought layer i before layer i's attention reads; layers of the model, or all at
+        once where a transfer has fewer parts.
+    start_s: when the iteration begins, on the run's clock.
     """
 
     segments: list[Segment] = field(default_factory=list)
     steps: int = 1
+    waits: list[Transfer] = field(default_factory=list)
+    loads: list[Transfer] = field(default_factory=list)
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +69,13 @@ class StepResult:
     model).
 
     ``duration_s``: what the iteration took, measured or simulated, all ``steps`` together. ``forward_s``: the part of
-    it inside the model's forward pass, where it is measured.
+    it inside the model's forward pass, where it is measured. ``stall_s``: the part in which it waited for transfers.
     """
 
     tokens: list[int]
     duration_s: float
     forward_s: float | None = None
+    stall_s: float = 0.0
 
 
 class Executor(Protocol):

@@ -101,6 +101,12 @@ class CostModel:
             attention_s = self._attention_s(query_lens, kv_lens)
         return self._dense_s(tokens, segments, sampled) + attention_s
 
+    def outside_s(self, segments: int, sampled: int) -> float:
+        """The part of :meth:`step_s` that belongs to no layer: LM head and overheads. Empty: 0."""
+        if not segments:
+            return 0.0
+        return (self._lm_head.seconds(sampled) if sampled else 0.0) + self._overhead_s(segments)
+
     def stretch_s(self, kv_lens: NDArray[np.int64], steps: int) -> float:
         """``steps`` decode steps of one sampled token per sequence; ``kv_lens`` are those of the first step.
 
@@ -121,13 +127,14 @@ class CostModel:
         """
         return self.decode_steps_until(len(kv_lens), int(kv_lens.sum()), steps, limit_s)
 
-    def decode_steps_until(self, sequences: int, keys: int, steps: int, limit_s: float) -> int:
-        """:meth:`steps_until` in O(log steps), where ``keys`` is the sum of ``kv_lens``."""
+    def decode_steps_until(self, sequences: int, keys: int, steps: int, limit_s: float, stall_s: float = 0.0) -> int:
+        """:meth:`steps_until` in O(log steps), where ``keys`` is the sum of ``kv_lens`` and the first step begins only
+        after ``stall_s``."""
         base_s = self._dense_s(sequences, sequences, sequences)
         low, high = 1, max(steps, 1)
         while low < high:
             middle = (low + high) // 2
-            if self._sum_s(base_s, sequences, keys, middle) >= limit_s:
+            if stall_s + self._sum_s(base_s, sequences, keys, middle) >= limit_s:
                 high = middle
             else:
                 low = middle + 1
@@ -142,18 +149,18 @@ class CostModel:
         return self._model_s(tokens) + max(pairs * self._pair_s, stop * self._key_s)
 
     def load_s(self, tokens: int, tier: Tier) -> float:
-        """Bringing ``tokens`` from ``tier`` to the device over idle links; a chain of links runs as a pipeline."""
+        """Bringing ``tokens`` from ``tier`` to the device over idle links; what comes from disk crosses the host, one
+        link after the other."""
         if tokens <= 0 or tier == Tier.DEVICE:
             return 0.0
         hardware = self.hardware
-        bytes_per_s, latency_s = hardware.host_bytes_per_s, hardware.host_link_latency_s
+        num_bytes = -(-tokens // self.page_size) * self.page_size * self.shape.kv_bytes_per_token
+        if tier == Tier.REMOTE:
+            return hardware.network_latency_s + num_bytes / hardware.network_bytes_per_s
+        load_s = hardware.host_link_latency_s + num_bytes / hardware.host_bytes_per_s
         if tier == Tier.DISK:
-            bytes_per_s = min(bytes_per_s, hardware.disk_read_bytes_per_s)
-            latency_s += hardware.disk_latency_s
-        elif tier == Tier.REMOTE:
-            bytes_per_s, latency_s = hardware.network_bytes_per_s, hardware.network_latency_s
-        pages = -(-tokens // self.page_size)
-        return latency_s + pages * self.page_size * self.shape.kv_bytes_per_token / bytes_per_s
+            load_s += hardware.disk_latency_s + num_bytes / hardware.disk_read_bytes_per_s
+        return load_s
 
     def _attention_s(self, query_lens: NDArray[np.int64], kv_lens: NDArray[np.int64]) -> float:
         pairs = (kv_lens - 0.5 * (query_lens - 1)) * query_lens
@@ -169,8 +176,10 @@ class CostModel:
     def _dense_s(self, tokens: int, segments: int, sampled: int) -> float:
         """One iteration but its attention."""
         head_s = self._lm_head.seconds(sampled) if sampled else 0.0
-        overhead_s = self.hardware.iteration_overhead_s + segments * self.hardware.sequence_overhead_s
-        return self._model_s(tokens) + head_s + overhead_s
+        return self._model_s(tokens) + head_s + self._overhead_s(segments)
+
+    def _overhead_s(self, segments: int) -> float:
+        return self.hardware.iteration_overhead_s + segments * self.hardware.sequence_overhead_s
 
     def _sum_s(self, base_s: float, sequences: int, keys: int, steps: int) -> float:
         """``steps`` decode steps of ``base_s`` and their attention, which sees ``sequences`` keys more every step."""

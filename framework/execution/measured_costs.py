@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -14,6 +15,8 @@ import torch
 from ..policy import Tier
 from ..workloads.tokens import IdLog
 from .contract import Batch, Segment
+from .host_pool import host_pool
+from .page_copies import page_copies
 
 if TYPE_CHECKING:
     from .torch_executor import TorchExecutor
@@ -38,16 +41,22 @@ class CostLine:
 
 
 class MeasuredCosts:
-    """:class:`policy.Costs` of a real model: three small forward passes and one copy, run at the first question.
+    """:class:`policy.Costs` of a real model: small forward passes and copies, run at the first question.
 
-    The passes write no K/V; they read whatever the pool's page 0 holds.
+    The passes write no K/V; they read whatever the pool's page 0 holds. The copies touch memory of their own.
+
+    Attributes
+    ----------
+    disk_bytes_per_s: measures how fast the disk tier reads, blocking; called once, when first needed. 0: nothing is
+        known to be worth reading. None: there is no such tier.
     """
 
     def __init__(self, executor: TorchExecutor, page_size: int) -> None:
+        self.disk_bytes_per_s: Callable[[], float] | None = None
         self._executor = executor
         self._page_size = page_size
         self._line: CostLine | None = None
-        self._copy_bytes_per_s = 0.0
+        self._token_s: dict[Tier, float] = {}
 
     def recompute_s(self, start: int, stop: int) -> float:
         """Seconds to compute the tokens ``start`` .. ``stop``, given everything before them."""
@@ -56,14 +65,23 @@ class MeasuredCosts:
         return self._line.at(start, stop)
 
     def load_s(self, tokens: int, tier: Tier) -> float:
-        """Seconds to copy ``tokens`` from the host; 0 on the device itself, ``inf`` from a tier not measured."""
+        """Seconds to bring ``tokens`` to the device by an idle link: 0 on the device itself, ``inf`` from a tier that
+        there is not. From the disk, reading and copying follow each other."""
         if tier == Tier.DEVICE or tokens <= 0:
             return 0.0
-        if tier != Tier.HOST:
+        if tier not in self._token_s:
+            self._token_s[tier] = self._measure_load(tier)
+        return tokens * self._token_s[tier]
+
+    def _measure_load(self, tier: Tier) -> float:
+        """Seconds per token."""
+        token_bytes = self._executor.shape.kv_bytes_per_token
+        if tier == Tier.HOST:
+            return token_bytes * self._measure_copy()
+        if tier != Tier.DISK or self.disk_bytes_per_s is None:
             return math.inf
-        if not self._copy_bytes_per_s:
-            self._copy_bytes_per_s = self._measure_copy()
-        return tokens * self._executor.shape.kv_bytes_per_token / self._copy_bytes_per_s
+        bytes_per_s = self.disk_bytes_per_s()
+        return token_bytes / bytes_per_s + self.load_s(1, Tier.HOST) if bytes_per_s > 0 else math.inf
 
     def _measure(self) -> CostLine:
         far = max(self._executor.shape.max_positions - PROBE_TOKENS, 0) // 2
@@ -81,13 +99,17 @@ class MeasuredCosts:
         return median(times[1:])  # the first warms up
 
     def _measure_copy(self) -> float:
-        source = torch.zeros(PROBE_BYTES, dtype=torch.uint8, pin_memory=self._executor.pool.is_cuda)
-        target = torch.zeros(PROBE_BYTES, dtype=torch.uint8, device=self._executor.pool.device)
-        times = []
+        """Seconds per byte from host to device, layer by layer, by what the links use."""
+        pool = self._executor.pool
+        page_bytes = pool[0].numel() * pool.element_size()
+        pages = max(1, PROBE_BYTES // page_bytes)
+        source, target = (
+            host_pool(pool, pages),
+            torch.zeros(pages, *pool.shape[1:], dtype=pool.dtype, device=pool.device),
+        )
+        slots, copies, times = np.arange(pages, dtype=np.int32), page_copies(pool.device), []
         for _ in range(REPEATS + 1):
             start_s = perf_counter()
-            target.copy_(source)
-            if target.is_cuda:
-                torch.cuda.synchronize(target.device)
+            copies.copy((source, target), (slots, slots[::-1]), (0, pool.shape[1]), lambda layers, mark: None)
             times.append(perf_counter() - start_s)
-        return PROBE_BYTES / median(times[1:])
+        return median(times[1:]) / (pages * page_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from time import perf_counter
@@ -16,11 +15,13 @@ from torch import Tensor, nn
 from ..workloads.tokens import IdLog
 from .attention import CONTEXT, PagedContext
 from .contract import Batch, ModelShape, Segment, StepResult
+from .host_pool import lazy_zeros
 from .host_tuning import speed_up
 from .measured_costs import MeasuredCosts
 from .models import LoadedModel
 from .packing import PackedBatch, Packer
 from .rotary import RotaryTable, decouple
+from .torch_transfer import LayerGate
 
 PROBE_TOKENS = 16
 
@@ -93,22 +94,29 @@ class TorchExecutor:
     def run(self, batch: Batch) -> StepResult:
         """Compute ``batch``. ``tokens`` are the model's own greedy choices, whatever is forced.
 
+        ``stall_s`` is a part of ``duration_s`` and may be one of ``forward_s``: on a GPU only the waits of the host (a
+        layer's copy that was not even queued); what the compute stream waits for is not told apart.
+
         Raises
         ------
         ValueError
             If ``batch.steps`` is not 1 or a segment does not fit its page table or the model.
+        RuntimeError
+            If pages that the batch reads did not arrive.
         """
         if batch.steps != 1:
             raise ValueError(f"batch.steps is {batch.steps}, expected 1: a real model computes every step")
         if not batch.segments:
             return StepResult([], 0.0, 0.0)
         start_s = perf_counter()
+        gate = LayerGate(batch.waits, batch.loads)
         packed = self._packer.pack(batch.segments)
+        gate.enter()
         forward_start_s = perf_counter()
-        tokens = self._tokens(self._forward(packed))
+        tokens = self._tokens(self._forward(packed, gate))
         end_s = perf_counter()
         self.forward_s = end_s - forward_start_s
-        return StepResult(tokens, end_s - start_s, self.forward_s)
+        return StepResult(tokens, end_s - start_s, self.forward_s, gate.stall_s)
 
     def warm_up(self, num_tokens: int = 512) -> None:
         """Compile and load what the first batches would wait for. Writes no K/V."""
@@ -117,12 +125,15 @@ class TorchExecutor:
         for length in (longest, 1):
             self.run(Batch([Segment(-1, log, 0, length, table, write=False, sample=True)] * 2))
 
-    def logits(self, segments: list[Segment]) -> Tensor:
-        """Compute ``segments`` as :meth:`run` does; logits after the sampled ones, [num_sampled, vocab_size]."""
-        return self._forward(self._packer.pack(segments))
+    def logits(self, segments: list[Segment], gate: LayerGate | None = None) -> Tensor:
+        """Compute ``segments`` as :meth:`run` does; logits after the sampled ones, [num_sampled, vocab_size].
+
+        Each layer waits for what ``gate`` says.
+        """
+        return self._forward(self._packer.pack(segments), gate or LayerGate())
 
     @torch.inference_mode()
-    def _forward(self, packed: PackedBatch) -> Tensor:
+    def _forward(self, packed: PackedBatch, gate: LayerGate) -> Tensor:
         context = PagedContext(
             pool=self.pool,
             page_table=packed.page_table,
@@ -131,6 +142,7 @@ class TorchExecutor:
             slots=packed.slots,
             rotary=self._rotary,
             position_ids=packed.position_ids,
+            gate=gate,
         )
         out = self._module(
             input_ids=packed.input_ids[None],
@@ -187,10 +199,8 @@ def _allocate(shape: ModelShape, num_pages: int, page_size: int, like: Tensor) -
     """The pool: zeros, so that what a masked read meets beyond a context's end is finite."""
     size = (num_pages, shape.num_layers, 2, shape.num_kv_heads, page_size, shape.head_dim)
     try:
-        if like.device.type == "cpu":  # fresh pages of the system are zeros, and cost nothing before they are used
-            return (
-                torch.from_numpy(np.zeros(math.prod(size) * like.element_size(), np.uint8)).view(like.dtype).view(size)
-            )
+        if like.device.type == "cpu":
+            return lazy_zeros(size, like.dtype)
         return torch.zeros(size, dtype=like.dtype, device=like.device)
     except (RuntimeError, MemoryError) as error:
         need = num_pages * page_size * shape.kv_bytes_per_token

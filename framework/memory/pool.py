@@ -2,73 +2,147 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
-from ..policy import Costs, Eviction, Future, RunView, Tier
+from ..policy import Costs, Eviction, Future, QueueView, RequestView, RunView, Tier
 from .run import Run, Slots
 
 
-class TierPool:
-    """``capacity`` page slots of one tier; a ``TierView`` for its eviction policy.
+@dataclass(slots=True)
+class Moment:
+    """The store's time: ``tick`` is logical, ``now_s`` the run's clock."""
 
-    ``evictable_pages`` counts the resident pages that no request pins.
+    tick: int = 0
+    now_s: float = 0.0
+
+
+class EmptyQueue:
+    """A ``QueueView`` in which nobody waits."""
+
+    def position(self, conversation: int) -> int | None:
+        """None."""
+        return None
+
+    def head(self, limit: int) -> Iterator[RequestView]:
+        """Nobody."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all tiers of a store share, for their policies."""
+
+    page_size: int
+    leaves_only: bool
+    costs: Costs
+    queue: QueueView
+    moment: Moment
+    future: Future | None = None
+
+
+class TierPool:
+    """``capacity`` page slots of one tier; a ``TierView`` for its policies.
+
+    ``evictable_pages`` counts the resident pages that no request pins, ``spare`` the runs among them that may be
+    reclaimed at no cost, oldest first. ``capacity_below``: pages of all lower tiers together.
     """
 
     def __init__(
-        self,
-        tier: Tier,
-        capacity: int,
-        eviction: Eviction,
-        *,
-        page_size: int,
-        leaves_only: bool,
-        costs: Costs,
-        future: Future | None = None,
+        self, tier: Tier, capacity: int, eviction: Eviction, around: Surroundings, capacity_below: int
     ) -> None:
         if capacity < 1:
             raise ValueError(f"the {tier.name.lower()} tier holds {capacity} pages; at least 1 is needed")
         self.tier = tier
         self.capacity = capacity
+        self.capacity_below = capacity_below
         self.eviction = eviction
-        self.page_size = page_size
-        self.leaves_only = leaves_only
-        self.costs = costs
-        self.tick = 0
+        self.page_size = around.page_size
+        self.leaves_only = around.leaves_only
+        self.costs = around.costs
+        self.queue = around.queue
+        self.moment = around.moment
         self.evictable_pages = 0
+        self.spare_pages = 0
         self.evicted_pages = 0
         self.peak_pages = 0
-        self._free = np.arange(capacity - 1, -1, -1, dtype=np.int32)
-        self._top = capacity
-        eviction.bind(self, future if eviction.oracle else None)
+        self.spare: OrderedDict[Run, None] = OrderedDict()
+        self._free = np.arange(capacity, dtype=np.int32)  # a ring: taken from the front
+        self._front, self._count = 0, capacity
+        self._taken: list[Slots] = []
+        eviction.bind(self, around.future if eviction.oracle else None)
+
+    @property
+    def tick(self) -> int:
+        """The current logical time."""
+        return self.moment.tick
+
+    @property
+    def now_s(self) -> float:
+        """The run's clock."""
+        return self.moment.now_s
 
     @property
     def free_pages(self) -> int:
         """Slots that hold nothing."""
-        return self._top
+        return self._count
 
     @property
     def used_pages(self) -> int:
         """Slots in use."""
-        return self.capacity - self._top
+        return self.capacity - self._count
+
+    @property
+    def available_pages(self) -> int:
+        """Slots that are free or can be freed by eviction."""
+        return self._count + self.evictable_pages
 
     def evictable(self, run: RunView) -> bool:
         """See ``TierView.evictable``."""
         assert isinstance(run, Run)
         return run.slots[self.tier] is not None and not run.pins and not (self.leaves_only and run.kids[self.tier])
 
-    def take(self, pages: int) -> Slots:
-        """``pages`` free slots; the caller has made room."""
-        assert pages <= self._top, "no room was made"
-        taken = self._free[self._top - pages : self._top][::-1].copy()
-        self._top -= pages
+    def take(self, pages: int, *, computed: bool = False) -> Slots:
+        """``pages`` free slots; the caller has made room. ``computed``: an iteration will write to them."""
+        assert pages <= self._count, "no room was made"
+        stop = self._front + pages
+        if stop <= self.capacity:
+            taken = self._free[self._front : stop].copy()
+        else:
+            taken = np.concatenate([self._free[self._front :], self._free[: stop - self.capacity]])
+        self._front, self._count = stop % self.capacity, self._count - pages
         self.peak_pages = max(self.peak_pages, self.used_pages)
+        if computed:
+            self._taken.append(taken)
         return taken
 
-    def give(self, slots: Slots) -> None:
-        """Put ``slots`` back on the free list."""
-        self._free[self._top : self._top + len(slots)] = slots[::-1]
-        self._top += len(slots)
+    def take_these(self, slots: Slots) -> None:
+        """Take ``slots``, all free, off the free list. O(capacity)."""
+        free = self.free_slots()
+        rest = free[~np.isin(free, slots)]
+        assert len(rest) + len(slots) == len(free), "a slot is not free"
+        self._free[: len(rest)] = rest
+        self._front, self._count = 0, len(rest)
+        self.peak_pages = max(self.peak_pages, self.used_pages)
+
+    def give(self, slots: Slots, *, in_use: bool = False) -> None:
+        """Put ``slots`` back on the free list: they are used next, or last if a copy still reads them (``in_use``)."""
+        pages = len(slots)
+        self._front -= 0 if in_use else pages
+        start = (self._front + self._count) if in_use else self._front
+        places = np.arange(start, start + pages) % self.capacity
+        self._free[places] = slots
+        self._front %= self.capacity
+        self._count += pages
+
+    def to_be_computed(self) -> Slots:
+        """The slots that were taken for an iteration to write to since the last call."""
+        taken, self._taken = self._taken, []
+        return np.concatenate(taken) if taken else np.empty(0, dtype=np.int32)
 
     def free_slots(self) -> Slots:
         """The free list, for checks."""
-        return self._free[: self._top].copy()
+        return self._free[np.arange(self._front, self._front + self._count) % self.capacity]

@@ -17,8 +17,9 @@ class Run:
     """One node of the page tree. Only the store writes to it; policies read it as a ``RunView``.
 
     ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``kids[tier]`` how many direct
-    children are resident there, ``fill`` the tokens in its last page (less than a page only for a conversation's
-    partial tail), ``claimed`` that its pages are being computed, ``shared`` that more than one conversation used it.
+    children are resident and not spare there, ``fill`` the tokens in its last page (less than a page only for a
+    conversation's partial tail), ``claimed`` that its pages are being computed, loaded or fetched, ``shared`` that more
+    than one conversation used it, ``spare`` the tiers (as bits) in which it may be reclaimed at no cost.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Run:
         "pins",
         "shared",
         "slots",
+        "spare",
         "start",
         "tails",
         "uses",
@@ -54,6 +56,7 @@ class Run:
         self.uses = 1
         self.claimed = False
         self.shared = False
+        self.spare = 0
 
     @property
     def pages(self) -> int:
@@ -64,6 +67,27 @@ class Run:
     def resident(self) -> bool:
         """True if any tier holds it."""
         return any(slots is not None for slots in self.slots)
+
+    def held_by(self, tier: Tier) -> bool:
+        """See ``RunView.held_by``."""
+        return self.slots[tier] is not None
+
+    def is_spare(self, tier: Tier) -> bool:
+        """It may be reclaimed from ``tier`` at no cost."""
+        return bool(self.spare >> tier & 1)
+
+    def parent_keys(self) -> Keys:
+        """Content key of the page before each of its pages, 0 before a context's first; a partial tail's own key."""
+        if self.partial:
+            return self.keys
+        assert self.parent is not None
+        first = self.parent.keys[-1:] if self.parent.parent is not None else np.zeros(1, dtype=np.int64)
+        return np.concatenate([first, self.keys[:-1]])
+
+    @property
+    def partial(self) -> bool:
+        """It is a conversation's partial tail page."""
+        return self.parent is not None and self.parent.tails.get(self.conversation) is self
 
     def chain(self) -> Iterator[Run]:
         """This run and its ancestors, deepest first, without the root."""

@@ -1,30 +1,34 @@
 """The page store: which pages exist, where they are, who holds them. It owns every counter, pin and free list.
 
 Full pages are shared by content; a partial tail page belongs to its conversation. The store moves no data: a slot is a
-number, and whoever computes writes to it.
+number, whoever computes writes to it, and what must be copied between tiers is in ``outbox``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
-from ..policy import Costs, Eviction, Future, Residency, Span, Tier, Victim
+from ..policy import Costs, Eviction, Future, QueueView, Tier, Writeback
 from ..workloads.tokens import TokenLog
 from .check import check_store
 from .claims import Claims
+from .cutting import cut
+from .fetching import Fetches
 from .lease import Lease, Match
-from .pool import TierPool
-from .run import Keys, Run, common_pages
-from .tree import PageTree, set_slots
+from .lookup import evictable_pages, find
+from .pages import Pages
+from .recovery import adopt, lose
+from .room import OutOfPages, Room
+from .run import Keys, Run, Slots, common_pages
+from .tails import keep_tail, load_tail, put_back_tail, take_tail
+from .tree import set_slots
 
 Keep = Literal["nothing", "pages", "tokens"]
 
-
-class OutOfPages(RuntimeError):
-    """More device pages were asked for than are free or evictable."""
+__all__ = ["Keep", "OutOfPages", "PageStore"]
 
 
 class PageStore:
@@ -33,11 +37,13 @@ class PageStore:
     Parameters
     ----------
     page_size: tokens in a page, >= 1.
-    capacity: pages of each tier.
+    capacity: pages of each tier; the device tier is needed.
     evictions: one eviction policy per tier, not shared.
-    leaves_only: True where the system reuses only leading runs: a run with a resident child is not evictable.
     costs: what recomputing and loading cost, for policies that ask.
+    writeback: what is copied down, and when.
+    leaves_only: True where the system reuses only leading runs: a run with a resident child is not evictable.
     future: what an oracle may see.
+    queue: who waits, for policies that look ahead.
     """
 
     def __init__(
@@ -47,72 +53,60 @@ class PageStore:
         evictions: Mapping[Tier, Eviction],
         *,
         costs: Costs,
+        writeback: Writeback,
         leaves_only: bool = True,
         future: Future | None = None,
+        queue: QueueView | None = None,
     ) -> None:
-        if page_size < 1:
-            raise ValueError(f"page_size is {page_size}; it must be at least 1")
+        self.pages = Pages(
+            page_size, capacity, evictions, costs=costs, leaves_only=leaves_only, future=future, queue=queue
+        )
         self.page_size = page_size
-        self.tree = PageTree(page_size)
-        self.pools = {
-            tier: TierPool(
-                tier,
-                pages,
-                evictions[tier],
-                page_size=page_size,
-                leaves_only=leaves_only,
-                costs=costs,
-                future=future,
-            )
-            for tier, pages in capacity.items()
-        }
-        self.device = self.pools[Tier.DEVICE]
+        self.tree, self.pools, self.device = self.pages.tree, self.pages.pools, self.pages.device
+        self.outbox = self.pages.outbox
+        self.writeback = writeback
+        self.room = Room(self.pages, writeback)
         self.leases: set[Lease] = set()
+        self.fetches = Fetches(self.pages, self.room)
         self.claims = Claims()
-        self.tick = 0
+        self._copies_down = len(self.pools) > 1
 
     # --- looking ------------------------------------------------------------------------------------------------
 
     def available(self, tier: Tier = Tier.DEVICE) -> int:
         """Pages that are free or could be freed by eviction."""
-        pool = self.pools[tier]
-        return pool.free_pages + pool.evictable_pages
+        return self.pools[tier].available_pages
 
     def lookup(self, log: TokenLog, known_tokens: int, conversation: int) -> Match:
         """The residency of the first ``known_tokens`` tokens of ``log``, holes included. Changes nothing. O(runs)."""
-        keys = log.page_keys(self.page_size, known_tokens)
-        chain = self.tree.walk(keys)
-        end = chain[-1][0] if chain else self.tree.root
-        whole = not chain or chain[-1][1] == end.pages
-        tail = self.tree.tail_of(end, conversation, log, known_tokens) if whole else None
-        pages = sum(matched for _, matched in chain)
-        blocked = any(self._being_computed(run) for run, _ in chain)
-        blocked |= pages < len(keys) and int(keys[pages]) in self.claims
-        return Match(chain, tail, Residency(self._spans(chain, tail), self.page_size), blocked)
-
-    def _being_computed(self, run: Run) -> bool:
-        hole = len(self.claims) > 0 and run.slots[Tier.DEVICE] is None
-        return run.claimed or (hole and self.claims.within(run))
-
-    def _spans(self, chain: list[tuple[Run, int]], tail: Run | None) -> tuple[Span, ...]:
-        spans: list[Span] = []
-        start = 0
-        for run, matched in [*chain, (tail, 1)] if tail is not None else chain:
-            stop = start + (matched - 1) * self.page_size + run.fill
-            tiers = () if run.claimed else tuple(tier for tier in self.pools if run.slots[tier] is not None)
-            if spans and spans[-1].tiers == tiers:
-                spans[-1] = Span(spans[-1].start, stop, tiers)
-            else:
-                spans.append(Span(start, stop, tiers))
-            start = stop
-        return tuple(spans)
+        return find(self.pages, self.claims, log, known_tokens, conversation)
 
     def pinned_by(self, match: Match, tokens: int) -> int:
         """Evictable device pages that acquiring the first ``tokens`` tokens of ``match`` would pin."""
-        pages = 0
-        for run, matched in [*match.chain, *([(match.tail, 1)] if match.tail else [])]:
-            if run.start * self.page_size < tokens and not run.pins and run.slots[Tier.DEVICE] is not None:
-                pages += min(matched, -(-tokens // self.page_size) - run.start)
+        return evictable_pages(match, self.page_size, tokens)
+
+    def missing_pages(self, lease: Lease | None, start: int, stop: int) -> int:
+        """Pages that the tokens ``start`` .. ``stop`` still need."""
+        first, last = start // self.page_size, -(-stop // self.page_size)
+        if lease is None or first >= len(lease.table):
+            return max(0, last - first)
+        return last - first - int(np.count_nonzero(lease.table[first:last] >= 0))
+
+    def pages_wanted(self, lease: Lease, ranges: Sequence[tuple[int, int]]) -> int:
+        """Pages without a slot among those of the token ``ranges``, each counted once."""
+        wanted: set[int] = set()
+        for start, stop in ranges:
+            wanted.update(range(start // self.page_size, -(-stop // self.page_size)))
+        table = lease.table
+        return sum(page >= len(table) or table[page] < 0 for page in wanted)
+
+    def held_alone(self, lease: Lease) -> int:
+        """Device pages that become available when ``lease`` is released."""
+        pages = len(lease.own_slots())
+        for run in lease.leaf.chain():
+            if run.pins > 1:
+                break
+            pages += run.pages if run.slots[Tier.DEVICE] is not None else 0
         return pages
 
     # --- holding ------------------------------------------------------------------------------------------------
@@ -124,18 +118,18 @@ class PageStore:
         so that this is a use. ``keys`` are those of the context's full pages: the first that is not held is claimed, so
         that nobody else computes it meanwhile.
         """
-        self._advance()
+        self.pages.advance()
         lease = Lease(conversation, self.tree.root, keys)
         for run, matched in match.chain:
             wanted = min(matched, -(-tokens // self.page_size) - run.start)
             if wanted <= 0:
                 break
-            self._hold(lease, self._split(run, wanted) if wanted < run.pages else run)
+            self._hold(lease, self.pages.split(run, wanted) if wanted < run.pages else run)
         if first:
             for run in reversed(list(lease.leaf.chain())):
                 self._touch(run, conversation)
         if match.tail is not None and match.tail.start * self.page_size < tokens:
-            self._take_tail(lease, match.tail)
+            take_tail(self.pages, lease, match.tail)
         self.leases.add(lease)
         self.device.eviction.wanted(np.concatenate([*(hole.keys for hole in lease.holes), keys[lease.published :]]))
         self.claims.take(lease)
@@ -151,10 +145,7 @@ class PageStore:
             lease.table[run.start : lease.published] = slots
 
     def _pin(self, lease: Lease, run: Run) -> None:
-        if not run.pins:
-            self._count_evictable(run, -1)
-        run.pins += 1
-        run.last_use = self.tick
+        self.pages.pin(run)
         lease.leaf, lease.published = run, run.start + run.pages
         lease.reserve(lease.published)
 
@@ -166,33 +157,65 @@ class PageStore:
         for pool in self.pools.values():
             if run.slots[pool.tier] is not None:
                 pool.eviction.accessed(run)
+        if self._copies_down and run.slots[Tier.DEVICE] is not None:
+            self._write_through(run)
 
-    def _take_tail(self, lease: Lease, tail: Run) -> None:
-        """The partial page leaves the tree: from now on the request alone writes to it."""
-        slots = tail.slots[Tier.DEVICE]
-        if slots is not None:
-            self.device.eviction.accessed(tail)
-            self._count_evictable(tail, -1)
-            self._leave(self.device, tail, evicted=False)
-            self.tree.prune(tail)
-            lease.reserve(tail.start + 1)
-            lease.table[tail.start] = slots[0]
+    # --- loading --------------------------------------------------------------------------------------------
 
-    def missing_pages(self, lease: Lease | None, start: int, stop: int) -> int:
-        """Pages that the tokens ``start`` .. ``stop`` still need."""
+    def load(self, lease: Lease, start: int, stop: int, source: Tier, request: int) -> None:
+        """Bring the tokens ``start`` .. ``stop``, which ``source`` holds, into new device slots; there is room.
+
+        They count as claimed until :meth:`loaded`.
+        """
         first, last = start // self.page_size, -(-stop // self.page_size)
-        if lease is None or first >= len(lease.table):
-            return max(0, last - first)
-        return last - first - int(np.count_nonzero(lease.table[first:last] >= 0))
+        how = {"request": request, "urgent": True}
+        for run in self._holes_between(lease, first, last):
+            slots = self.device.take(run.pages)
+            lease.table[run.start : run.start + run.pages] = slots
+            self.pages.copy(run, source, Tier.DEVICE, slots, "swap-in", **how)
+            self.pages.enter(run, Tier.DEVICE, slots)
+            lease.holes.remove(run)
+            lease.loading.append(run)
+        if lease.tail is not None and first <= lease.tail.page < last:
+            load_tail(self.pages, lease, request)
 
-    def held_alone(self, lease: Lease) -> int:
-        """Device pages that become available when ``lease`` is released."""
-        pages = len(lease.own_slots())
-        for run in lease.leaf.chain():
-            if run.pins > 1:
-                break
-            pages += run.pages if run.slots[Tier.DEVICE] is not None else 0
-        return pages
+    def _holes_between(self, lease: Lease, first: int, last: int) -> list[Run]:
+        """The holes of ``lease`` from page ``first`` to ``last``, cut at both."""
+        found: list[Run] = []
+        for hole in list(lease.holes):
+            if hole.start < first < hole.start + hole.pages:
+                lease.holes.insert(lease.holes.index(hole), self.pages.split(hole, first - hole.start))
+            if hole.start < last < hole.start + hole.pages:
+                upper = self.pages.split(hole, last - hole.start)
+                lease.holes.insert(lease.holes.index(hole), upper)
+                hole = upper
+            if first <= hole.start < last:
+                found.append(hole)
+        return found
+
+    def loaded(self, lease: Lease) -> None:
+        """The loads of ``lease`` have arrived: others may use their pages."""
+        for run in lease.loading:
+            run.claimed = False
+        lease.loading.clear()
+
+    def lose(self, tier: Tier, slots: Slots) -> int:
+        """What lies in ``slots`` of ``tier`` is damaged: forget it there; returns how many pages were. O(runs)."""
+        return lose(self.pages, tier, slots)
+
+    def adopt(self, tier: Tier, slots: Slots, keys: Keys, parents: Keys) -> int:
+        """Take over pages that an earlier run left in ``slots`` of ``tier``; returns how many could be placed.
+
+        A page is placed below its parent, which must be among them (a context's first page has parent 0); partial
+        tails, whose parent is their own key, are not.
+        """
+        return adopt(self.pages, tier, slots, keys, parents)
+
+    def cut(self, keys: Keys, first: int, conversation: int, *, keep: bool) -> int:
+        """Cut the first ``first`` pages off the context ``keys``; see :func:`.cutting.cut`."""
+        return cut(self.pages, keys, first, conversation, keep=keep)
+
+    # --- filling ------------------------------------------------------------------------------------------------
 
     def extend(self, lease: Lease, start: int, stop: int) -> None:
         """Give ``lease`` a slot for every page of the tokens ``start`` .. ``stop``, making room by eviction.
@@ -207,21 +230,20 @@ class PageStore:
         empty = np.flatnonzero(lease.table[first:last] < 0) + first
         if not empty.size:
             return
-        self.make_room(Tier.DEVICE, len(empty))
-        lease.table[empty] = self.device.take(len(empty))
+        self.room.make(Tier.DEVICE, len(empty))
+        lease.table[empty] = self.device.take(len(empty), computed=True)
         while lease.holes and lease.holes[0].start < last:
             self._fill_hole(lease, last)
 
     def _fill_hole(self, lease: Lease, last: int) -> None:
         hole = lease.holes[0]
         if hole.start + hole.pages > last:
-            hole = self._split(hole, last - hole.start)
+            hole = self.pages.split(hole, last - hole.start)
         else:
             lease.holes.pop(0)
         lease.filling.append(hole)
-        hole.inserted, hole.uses = self.tick, 1
-        set_slots(hole, Tier.DEVICE, lease.table[hole.start : hole.start + hole.pages].copy())
-        self.device.eviction.inserted(hole, hole.pages)
+        hole.inserted, hole.uses = self.pages.tick, 1
+        self.pages.enter(hole, Tier.DEVICE, lease.table[hole.start : hole.start + hole.pages].copy())
 
     def publish(self, lease: Lease, log: TokenLog, computed_tokens: int) -> None:
         """Put the full pages among the first ``computed_tokens`` tokens, all computed, into the tree.
@@ -230,7 +252,9 @@ class PageStore:
         """
         pages = computed_tokens // self.page_size
         while lease.filling and lease.filling[0].start + lease.filling[0].pages <= pages:
-            lease.filling.pop(0).claimed = False
+            filled = lease.filling.pop(0)
+            filled.claimed = False
+            self._write_through(filled)
         if lease.private or pages <= lease.published:
             return
         self.claims.drop(lease)
@@ -240,7 +264,7 @@ class PageStore:
                 lease.private = True
                 return
             matched = common_pages(run.keys, keys[lease.published :])
-            self._merge(lease, self._split(run, matched) if matched < run.pages else run)
+            self._merge(lease, self.pages.split(run, matched) if matched < run.pages else run)
         if pages > lease.published:
             self._insert(lease, keys[lease.published : pages])
         self.claims.take(lease)
@@ -250,9 +274,9 @@ class PageStore:
         self._pin(lease, run)
         stored = run.slots[Tier.DEVICE]
         if stored is None:
-            run.inserted, run.uses = self.tick, 1
-            set_slots(run, Tier.DEVICE, own)
-            self.device.eviction.inserted(run, run.pages)
+            run.inserted, run.uses = self.pages.tick, 1
+            self.pages.enter(run, Tier.DEVICE, own)
+            self._write_through(run)
         else:
             lease.table[run.start : lease.published] = stored
             self.device.give(own)
@@ -267,124 +291,64 @@ class PageStore:
             leaf.slots[Tier.DEVICE] = np.concatenate([old, slots])
             run = leaf
         else:
-            run = self.tree.add(leaf, np.array(keys), start, lease.conversation, self.tick)
+            run = self.tree.add(leaf, np.array(keys), start, lease.conversation, self.pages.tick)
             run.pins = 1
             set_slots(run, Tier.DEVICE, slots)
         lease.leaf, lease.published = run, stop
         self.device.eviction.inserted(run, len(keys))
+        self._write_through(run)
 
     def _grows(self, leaf: Run) -> bool:
         """True if ``leaf`` was made by the one request that holds it, so that new pages belong to the same run."""
         alone = leaf.parent is not None and leaf.pins == 1 and leaf.uses == 1 and not (leaf.children or leaf.tails)
         return alone and all((leaf.slots[tier] is not None) == (tier is Tier.DEVICE) for tier in self.pools)
 
+    def _write_through(self, run: Run) -> None:
+        if self._copies_down and not self.pages.copied_below(run, Tier.DEVICE) and self.writeback.eager(run):
+            self.room.save(run)
+
+    # --- letting go ---------------------------------------------------------------------------------------------
+
     def release(self, lease: Lease, log: TokenLog, computed_tokens: int, keep: Keep) -> None:
         """The request is done or suspended, ``computed_tokens`` tokens are computed; keep what ``keep`` says."""
-        self._advance()
+        self.pages.advance()
         if keep != "nothing":
             self.publish(lease, log, computed_tokens)
         self.claims.drop(lease)
+        put_back_tail(self.pages, lease)
+        tail = None
         fill = computed_tokens - lease.published * self.page_size
-        if keep == "tokens" and 0 < fill < self.page_size and not lease.private:
-            self._keep_tail(lease, log, computed_tokens, fill)
+        kept = keep == "tokens" and 0 < fill < self.page_size and not lease.private
+        if kept and lease.table[lease.published] >= 0:
+            tail = keep_tail(self.pages, lease, log.tail_key(self.page_size, computed_tokens), fill)
+            self._write_through(tail)
         own = lease.own_slots()
         if len(own):
             self.device.give(own)
-        for run in list(lease.leaf.chain()):
+        held = list(lease.leaf.chain())
+        for run in held:
             self._unpin(run)
         self.leases.remove(lease)
-
-    def _keep_tail(self, lease: Lease, log: TokenLog, tokens: int, fill: int) -> None:
-        old = lease.leaf.tails.get(lease.conversation)
-        if old is not None:
-            self._count_evictable(old, -1)
-            self._leave(self.device, old, evicted=False, free=True)
-            self.tree.prune(old)
-        page, key = lease.published, log.tail_key(self.page_size, tokens)
-        tail = self.tree.add_tail(lease.leaf, key, page, fill, lease.conversation, self.tick)
-        set_slots(tail, Tier.DEVICE, lease.table[page : page + 1].copy())
-        lease.table[page] = -1
-        self.device.eviction.inserted(tail, 1)
-        self._count_evictable(tail, 1)
-        self.device.eviction.released(tail)
+        if self._copies_down and not self.writeback.keeps_device:
+            self._vacate([tail, *held] if tail is not None else held)
 
     def _unpin(self, run: Run) -> None:
-        run.pins -= 1
-        if run.claimed:  # its holder gave up before it was computed
+        if run.claimed and run not in self.fetches.runs:  # its holder gave up before it was computed or loaded
             run.claimed = False
             if run.slots[Tier.DEVICE] is not None:
-                self._leave(self.device, run, evicted=False, free=True)
-        if run.pins:
-            return
-        run.last_use = self.tick
-        self._count_evictable(run, 1)
-        for pool in self.pools.values():
-            if run.slots[pool.tier] is not None:
-                pool.eviction.released(run)
-        self.tree.prune(run)
+                self.pages.leave(run, Tier.DEVICE, evicted=False)
+        self.pages.unpin(run)
 
-    # --- making room --------------------------------------------------------------------------------------------
+    def _vacate(self, runs: list[Run]) -> None:
+        for run in runs:
+            if not run.pins and run.slots[Tier.DEVICE] is not None:
+                self.room.vacate(run)
 
-    def make_room(self, tier: Tier, pages: int) -> None:
-        """Evict until ``pages`` slots of ``tier`` are free.
-
-        Raises
-        ------
-        OutOfPages
-            If the free and evictable pages do not suffice; nothing was evicted then.
-        """
-        pool = self.pools[tier]
-        if pages > self.available(tier):
-            raise OutOfPages(f"{pages} pages wanted, {self.available(tier)} of {pool.capacity} can be had")
-        if pages > pool.free_pages:
-            for victim in pool.eviction.victims(pages - pool.free_pages):
-                self._evict(pool, victim)
-                if pages <= pool.free_pages:
-                    return
-            if pages > pool.free_pages:
-                raise RuntimeError(f"eviction policy {pool.eviction.name!r} named too few victims")
-
-    def _evict(self, pool: TierPool, victim: Victim) -> None:
-        run = victim.run
-        assert isinstance(run, Run)
-        cuts = pool.leaves_only and victim.end == "head" and victim.pages < run.pages
-        if cuts or not pool.evictable(run) or not 0 < victim.pages <= run.pages:
-            raise RuntimeError(f"eviction policy {pool.eviction.name!r} named pages that may not leave")
-        if victim.pages < run.pages:
-            keep = run.pages - victim.pages if victim.end == "tail" else victim.pages
-            upper = self._split(run, keep)
-            run = run if victim.end == "tail" else upper
-        pool.evicted_pages += run.pages
-        self._count_evictable(run, -1, pool)
-        self._leave(pool, run, evicted=True, free=True)
-        self.tree.prune(run)
-
-    def _leave(self, pool: TierPool, run: Run, *, evicted: bool, free: bool = False) -> None:
-        slots = run.slots[pool.tier]
-        assert slots is not None
-        if free:
-            pool.give(slots)
-        set_slots(run, pool.tier, None)
-        pool.eviction.removed(run, evicted)
-
-    # --- bookkeeping --------------------------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        self.tick += 1
-        for pool in self.pools.values():
-            pool.tick = self.tick
-
-    def _split(self, run: Run, pages: int) -> Run:
-        upper = self.tree.split(run, pages)
-        for pool in self.pools.values():
-            if upper.slots[pool.tier] is not None:
-                pool.eviction.split(upper, run)
-        return upper
-
-    def _count_evictable(self, run: Run, sign: int, only: TierPool | None = None) -> None:
-        for pool in self.pools.values() if only is None else (only,):
-            if run.slots[pool.tier] is not None:
-                pool.evictable_pages += sign * run.pages
+    def copy_ahead(self) -> None:
+        """Copy down in advance what ``writeback`` wants, tier by tier."""
+        for tier, pool in self.pools.items():
+            if self.pages.below(tier) is not None and (count := self.writeback.ahead(pool)) > 0:
+                self.room.copy_ahead(tier, count)
 
     def check(self) -> None:
         """Raise AssertionError unless every invariant holds. O(pages)."""

@@ -58,29 +58,45 @@ class PageTree:
         assert 0 < pages < run.pages and run.parent is not None
         upper = Run(run.parent, run.keys[:pages], run.start, self.page_size, run.conversation, run.inserted)
         upper.last_use, upper.uses, upper.pins = run.last_use, run.uses, run.pins
-        upper.claimed, upper.shared = run.claimed, run.shared
+        upper.claimed, upper.shared, upper.spare = run.claimed, run.shared, run.spare
         for tier, slots in enumerate(run.slots):
             if slots is not None:
                 upper.slots[tier], run.slots[tier] = slots[:pages], slots[pages:]
-                upper.kids[tier] = 1
+                upper.kids[tier] = int(not run.is_spare(Tier(tier)))
         run.parent.children[int(run.keys[0])] = upper
         run.keys, run.start, run.parent = run.keys[pages:], run.start + pages, upper
         upper.children[int(run.keys[0])] = run
         return upper
 
+    def join(self, upper: Run, lower: Run) -> None:
+        """Let ``upper`` take the place of its only child ``lower``, which continues it and is resident where it is."""
+        for tier, slots in enumerate(upper.slots):
+            below = lower.slots[tier]
+            if slots is not None and below is not None:
+                upper.slots[tier] = np.concatenate([slots, below])
+        upper.keys = np.concatenate([upper.keys, lower.keys])
+        upper.kids, upper.children, upper.tails = lower.kids, lower.children, lower.tails
+        for kid in [*lower.children.values(), *lower.tails.values()]:
+            kid.parent = upper
+
     def prune(self, run: Run) -> None:
-        """Forget ``run`` and its ancestors as far as nothing is resident, pinned or below them."""
+        """Forget ``run`` and its ancestors as far as nothing is resident, pinned or below them; again: a no-op."""
         while run.parent is not None and not (run.pins or run.children or run.tails or run.resident):
             parent = run.parent
             if parent.tails.get(run.conversation) is run:
                 del parent.tails[run.conversation]
-            else:
+            elif parent.children.get(int(run.keys[0])) is run:
                 del parent.children[int(run.keys[0])]
+            else:
+                return
             run = parent
 
 
 def set_slots(run: Run, tier: Tier, slots: Slots | None) -> None:
     """Make ``run`` resident in ``tier`` at ``slots`` (or not at all) and keep its parent's count."""
     assert run.parent is not None
-    run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)
+    if not run.is_spare(tier):
+        run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)
     run.slots[tier] = slots
+    if slots is None:
+        run.spare &= ~(1 << tier)

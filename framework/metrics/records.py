@@ -85,13 +85,15 @@ class RunTotals:
     """What no row tells, filled by the engine at the end of the whole run, warm-up included.
 
     ``evicted_pages`` by tier name (``device``, ``host``, ``disk``); ``peak_pages``: most device pages in use at once;
-    ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost.
+    ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost. ``faults``: how often what went wrong with a
+    tier, by kind; none of them changed an answer.
     """
 
     evicted_pages: dict[str, int] = field(default_factory=dict)
     peak_pages: int | None = None
     host_bytes: int = 0
     disk_bytes: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
 
 
 class Recorder(Protocol):

@@ -15,11 +15,11 @@ from .files import replace_text
 Event = dict[str, Any]
 
 _COMPUTE, _REQUESTS, _TRANSFERS = 1, 2, 3
-_EVENTS_PER_STEP, _EVENTS_PER_REQUEST, _EVENTS_PER_TRANSFER = 2, 8, 1
+_EVENTS_PER_STEP, _EVENTS_PER_REQUEST, _EVENTS_PER_TRANSFER = 3, 8, 1
 
 
 def write_timeline(path: Path, requests: Rows, steps: Rows, transfers: Rows, max_events: int) -> None:
-    """Write compute by phase, the queue, each request's life and each transfer to ``path``.
+    """Write compute by phase, the queue and memory by tier, each request's life and each transfer to ``path``.
 
     If there would be more than ``max_events`` events, only what began before a cut-off time is written, and
     ``otherData.note`` and a mark at the cut say so.
@@ -72,7 +72,7 @@ def _meta(pid: int, tid: int, kind: str, name: str) -> Event:
 
 
 def _step_events(steps: Rows) -> Iterator[Event]:
-    """One slice per row, and the queue as a counter."""
+    """One slice per row; the queue and the pages in use by tier as counters."""
     names = steps.dtype.names or ()
     for values in steps.tolist():
         row = dict(zip(names, values, strict=True))
@@ -81,6 +81,8 @@ def _step_events(steps: Rows) -> Iterator[Event]:
         yield {"ph": "X", **at, "dur": row.pop("duration_s") * 1e6, "name": _phase(row), "cat": "compute", "args": row}
         queue = {"running": row["running"], "waiting": row["waiting"]}
         yield {"ph": "C", "pid": _COMPUTE, "ts": start_us, "name": "requests", "args": queue}
+        pages = {tier: row[f"{tier}_pages"] for tier in ("device", "host", "disk")}
+        yield {"ph": "C", "pid": _COMPUTE, "ts": start_us, "name": "pages in use", "args": pages}
 
 
 def _phase(row: dict[str, Any]) -> str:

@@ -11,9 +11,10 @@ Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event)
 from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
-from .restoration import Action, Offer, Prefetch, Range, Residency, RestorePlan, Span
+from .plans import complete, leading, nearest
+from .restoration import Action, Loading, Offer, Prefetch, Range, Residency, RestorePlan, Span
 from .scheduling import Plan, SchedulerView, Scheduling, Share, admit_whole_prompts, serve_running
-from .views import Costs, Future, RequestView, RunView, TierView
+from .views import Costs, Future, QueueView, RequestView, RunView, TierView
 
 __all__ = [
     "FAMILIES",
@@ -22,10 +23,12 @@ __all__ = [
     "Costs",
     "Eviction",
     "Future",
+    "Loading",
     "Offer",
     "Plan",
     "Policy",
     "Prefetch",
+    "QueueView",
     "Range",
     "RequestView",
     "Residency",
@@ -45,7 +48,10 @@ __all__ = [
     "Victim",
     "Writeback",
     "admit_whole_prompts",
+    "complete",
     "knobs",
+    "leading",
+    "nearest",
     "register",
     "require_at_least",
     "require_share",

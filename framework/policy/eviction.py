@@ -19,15 +19,19 @@ Score = float | tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """``pages`` of ``run`` leave the tier, from its ``end``; where ``leaves_only`` holds, a part only from the tail."""
+    """``pages`` of ``run`` leave the tier, from its ``end``; where ``leaves_only`` holds, a part only from the tail.
+
+    ``more``: the next victim belongs to this one (a session that leaves whole): it is taken too, needed or not.
+    """
 
     run: RunView
     pages: int
     end: Literal["head", "tail"] = "tail"
+    more: bool = False
 
 
 class Eviction(Policy, ABC):
-    """Which pages leave a full tier. One instance serves one tier.
+    """Which pages leave a full tier, and which are copied down in advance. One instance serves one tier.
 
     The store reports every change; hooks must be cheap (amortised O(log runs)) and change nothing but the policy's own
     order. Only pages for which ``view.evictable`` holds may be named; the store checks. A run that is split keeps its

@@ -6,27 +6,61 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from .base import Policy, Tier
-from .views import RequestView, RunView
+from .views import RequestView, RunView, TierView
 
 
 class Writeback(Policy, ABC):
-    """When pages are copied down before they must leave the device."""
+    """When pages are copied down, and what becomes of pages that must leave a tier.
+
+    The next tier down is the only target. ``yields``: copies down wait while copies up are running in the other
+    direction of the link. ``keeps_device``: False where the device holds running requests only: at the end of a turn
+    pages are copied down and leave it. ``buffer_tokens``: how many tokens may be on their way down while the next
+    iteration runs; beyond that it waits (None: no limit).
+    """
 
     family: ClassVar[str] = "writeback"
+    yields: bool = False
+    keeps_device: bool = True
+
+    @property
+    def buffer_tokens(self) -> int | None:
+        """Tokens that may be on their way down while the next iteration runs."""
+        return None
 
     @abstractmethod
-    def on_evict(self, run: RunView) -> Tier | None:
-        """Where a run that leaves the device goes; None drops it."""
+    def on_evict(self, run: RunView, tier: Tier) -> bool:
+        """Whether the pages of ``run``, which must leave ``tier`` and have no copy below, are copied down (True) or
+        dropped (False). Asked only where there is a tier below."""
+
+    def eager(self, run: RunView) -> bool:
+        """Whether ``run``, whose pages were just computed or used again on the device, is copied down at once."""
+        return False
+
+    def ahead(self, view: TierView) -> int:
+        """How many pages of ``view``'s tier are to be copied down now although nothing must leave; the tier's eviction
+        policy names them, and they become spare. Asked once per iteration and tier; O(1)."""
+        return 0
 
 
 class Truncation(Policy, ABC):
-    """What happens when a context outgrows its budget: which tokens survive, at which positions."""
+    """What happens when a context outgrows the model's window: which tokens survive, at which positions.
+
+    ``keeps``: the stored K/V of the survivors stay in use (they carry what they saw of the dropped tokens, and their
+    positions move); False: the shortened context is computed again.
+    """
 
     family: ClassVar[str] = "truncation"
 
+    @property
+    def keeps(self) -> bool:
+        """Stored K/V of surviving tokens stay in use."""
+        return False
+
     @abstractmethod
-    def first_kept(self, tokens: int, limit: int) -> int:
-        """Index of the first history token that is kept when ``tokens`` must fit into ``limit``; 0 keeps all."""
+    def first_kept(self, history_tokens: int, needed_tokens: int, limit: int) -> int:
+        """How many of the oldest tokens are dropped when a turn arrives that grows its context to ``needed_tokens``,
+        prompt and reply included, ``history_tokens`` of them old, and the window holds ``limit``. 0 keeps all; at most
+        ``history_tokens``."""
 
 
 class Compression(Policy, ABC):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from .base import Policy, Tier
-from .views import Costs, RequestView
+from .views import Costs, QueueView, RequestView, TierView
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +60,37 @@ class Range:
     tier: Tier = Tier.DEVICE
 
 
+Loading = Literal["layers", "blocking", "before"]
+
+
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """Ranges in order covering 0 .. known tokens; the engine refuses a plan that does not."""
+    """Ranges in order covering 0 .. known tokens; the engine refuses a plan that does not.
+
+    ``loading`` says how loads and computing overlap: ``layers``: layer i of the iteration waits for layer i of the
+    loads; ``blocking``: the iteration waits for all loads; ``before``: the request joins an iteration once its loads
+    have arrived, others go on meanwhile. What comes from disk is always loaded ``before``. Loads start on page
+    boundaries and end on one or with the context's partial tail.
+    """
 
     ranges: tuple[Range, ...]
+    loading: Loading = "layers"
+
+    @property
+    def deferred(self) -> bool:
+        """The request joins an iteration only after its loads."""
+        tiers = [part.tier for part in self.ranges if part.action == "load"]
+        return bool(tiers) and (self.loading == "before" or max(tiers) > Tier.HOST)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What admitting a waiting request would take now. Read-only; the engine remakes it when it is accepted.
 
-    ``missing``: token ranges to compute before the first output token, in order. ``pinned_pages``: resident pages that
-    stop being evictable. ``blocked``: another request is computing the same pages; admitting now would compute them
-    twice, and the engine defers the request instead.
+    ``missing``: token ranges to compute before the first output token, in order. ``load_pages``: device pages that its
+    loads fill. ``pinned_pages``: resident pages that stop being evictable. ``blocked``: another request is computing
+    or loading the same pages, or they are being fetched; admitting now would do it twice, and the engine defers the
+    request instead.
     """
 
     request: RequestView
@@ -80,6 +99,12 @@ class Offer:
     pinned_pages: int
     page_size: int
     blocked: bool = False
+    load_pages: int = 0
+
+    @property
+    def deferred(self) -> bool:
+        """Its loads come first: it takes part in this iteration with no token."""
+        return self.restore.deferred
 
     @property
     def compute_tokens(self) -> int:
@@ -87,8 +112,8 @@ class Offer:
         return sum(stop - start for start, stop in self.missing)
 
     def pages_for(self, tokens: int) -> int:
-        """New device pages for the first ``tokens`` of them."""
-        pages = 0
+        """New device pages for its loads and the first ``tokens`` of the missing tokens."""
+        pages = self.load_pages
         for start, stop in self.missing:
             end = min(stop, start + tokens)
             pages += -(-end // self.page_size) - -(-start // self.page_size)
@@ -99,15 +124,16 @@ class Offer:
 
     @property
     def pages(self) -> int:
-        """New device pages for all of them."""
+        """New device pages for all loads and missing tokens."""
         return self.pages_for(self.compute_tokens)
 
 
 class Prefetch(Policy, ABC):
     """How missing history comes back.
 
-    ``reuses`` says what the system keeps between turns: ``nothing`` (pages are freed when a request ends), ``pages``
-    (full pages only) or ``tokens`` (partial tail pages of the same conversation too). ``holes`` says whether
+    ``restore`` plans one request's history when it is admitted; ``ahead`` moves waiting requests' history from disk to
+    host before. ``reuses`` says what the system keeps between turns: ``nothing`` (pages are freed when a request ends),
+    ``pages`` (full pages only) or ``tokens`` (partial tail pages of the same conversation too). ``holes`` says whether
     ``restore`` can use what lies behind a hole; if not, only leaves are evictable.
     """
 
@@ -118,3 +144,22 @@ class Prefetch(Policy, ABC):
     @abstractmethod
     def restore(self, request: RequestView, residency: Residency, costs: Costs) -> RestorePlan:
         """Cover 0 .. ``request.known_tokens`` with ranges; at least the last token must be computed."""
+
+    def ahead(self, queue: QueueView, host: TierView) -> Iterable[RequestView]:
+        """Waiting requests whose history is to be fetched from disk to host now, most urgent first. Asked once per
+        iteration where both tiers exist; asking again for what is under way is a no-op."""
+        return ()
+
+    def fetches(self, tokens: int) -> bool:
+        """Whether it is worth fetching ``tokens`` from disk for a request that ``ahead`` named."""
+        return True
+
+    def patience_s(self, tokens: int) -> float:
+        """How long a request whose turn has come waits for a fetch of ``tokens`` that was started for it; then what has
+        not begun is called off and the request goes on with what is there."""
+        return math.inf
+
+    def early_layers(self, layers: int, load_s: float, compute_s: float) -> int:
+        """How many of ``layers`` layers of a waiting request's history may be loaded into the device before its
+        iteration begins (CachedAttention's read buffer), where loading takes ``load_s`` and computing ``compute_s``."""
+        return 0

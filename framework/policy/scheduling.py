@@ -50,7 +50,10 @@ class SchedulerView(Protocol):
 
 @dataclass(slots=True)
 class Share:
-    """``tokens`` of this iteration for ``request``; ``offer`` is set when it is admitted by this plan."""
+    """``tokens`` of this iteration for ``request``; ``offer`` is set when it is admitted by this plan.
+
+    A deferred offer is accepted with 0 tokens: its loads start now, and the request is running once they are there.
+    """
 
     request: RequestView
     tokens: int
@@ -123,7 +126,8 @@ def admit_whole_prompts(
         offer = view.offer(request)
         if offer.blocked:
             continue
-        tokens, pages = offer.compute_tokens, offer.pages + offer.pinned_pages
+        tokens = 0 if offer.deferred else offer.compute_tokens
+        pages = offer.pages + offer.pinned_pages
         kept = reserve if running or plan.shares else 0
         if pages > room - kept or (admitted and tokens > budget):
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -39,9 +40,22 @@ class RunView(Protocol):
         """More than one conversation used it."""
         ...
 
+    def held_by(self, tier: Tier) -> bool:
+        """``tier`` holds a copy of it (or will, once a copy on its way has arrived)."""
+        ...
+
 
 class TierView(Protocol):
-    """What an eviction policy may ask about its tier."""
+    """What a policy may ask about a tier of the store.
+
+    Pages of a tier are free, spare (a tier below holds a copy too and the policy gave them up ahead of time: they are
+    reclaimed first, at no cost, unless they are used before), or in the policy's order.
+    """
+
+    @property
+    def tier(self) -> Tier:
+        """Which tier it is."""
+        ...
 
     @property
     def capacity(self) -> int:
@@ -49,8 +63,33 @@ class TierView(Protocol):
         ...
 
     @property
+    def free_pages(self) -> int:
+        """Pages that hold nothing."""
+        ...
+
+    @property
+    def spare_pages(self) -> int:
+        """Pages that can be reclaimed at no cost."""
+        ...
+
+    @property
+    def capacity_below(self) -> int:
+        """Pages that all lower tiers of this instance hold together."""
+        ...
+
+    @property
+    def queue(self) -> QueueView:
+        """Who waits: scheduler-aware policies look ahead in it."""
+        ...
+
+    @property
     def tick(self) -> int:
         """The current logical time."""
+        ...
+
+    @property
+    def now_s(self) -> float:
+        """The run's clock, for times to live only: order and recency are logical (``tick``)."""
         ...
 
     @property
@@ -71,6 +110,19 @@ class TierView(Protocol):
     def evictable(self, run: RunView) -> bool:
         """True if ``run`` may be named as a victim now: resident here, not pinned, and, where the system can use only
         leading runs (``Prefetch.holes`` False), without a resident child."""
+        ...
+
+
+class QueueView(Protocol):
+    """Requests that have arrived and are not being served, in the order of the queue."""
+
+    def position(self, conversation: int) -> int | None:
+        """How many arrivals lie between the head of the queue and the first waiting request of ``conversation``; None
+        if none waits. O(1)."""
+        ...
+
+    def head(self, limit: int) -> Iterator[RequestView]:
+        """The first ``limit`` waiting requests."""
         ...
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..metrics.files import replace_text
-from .figures import draw_figures
+from .figures import draw_figures, draw_size_figures
 from .rows import Row, group_rows
 from .runs import Run, RunError, load_run
 from .table import METRICS, Table, make_table
@@ -90,6 +90,7 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
                 drawn += draw_figures(table, out / "figures", many=len(tables) > 1)
             except RunError as error:
                 problems.append(f"no figures for {table.setting}: {error}")
+        drawn += draw_size_figures(runs, out / "figures")
     comparison = Comparison(tables, tuple(problems), tuple(drawn))
     texts = {out / "comparison.md": comparison.markdown(), out / "comparison.csv": comparison.csv()}
     for path, text in texts.items():

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from .numbers import share, short
 from .rows import Row
+from .runs import Run, Setting
+from .sizes import SizePanel, size_panels
 from .style import look
 from .table import Table, describe
 
@@ -52,7 +54,7 @@ def draw_figures(table: Table, folder: Path, many: bool = False) -> list[Path]:
     if not rows:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    end = "_" + re.sub(r"[^a-z0-9]+", "-", str(table.setting).lower()).strip("-") if many else ""
+    end = _ending(table.setting) if many else ""
     bands = "; lines: mean over seeds, bands: smallest to largest" if any(len(row.runs) > 1 for row in rows) else ""
     drawn = []
     drawers: dict[str, Callable[[Sequence[Row]], Figure]] = {
@@ -68,6 +70,34 @@ def draw_figures(table: Table, folder: Path, many: bool = False) -> list[Path]:
             figure.savefig(path, dpi=150, facecolor="white")
         drawn.append(path)
     return drawn
+
+
+def draw_size_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Draw TTFT against host and disk size where ``runs`` differ in them; nothing where they do not.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    import matplotlib as mpl
+
+    panels = list(size_panels(runs))
+    drawn = []
+    for panel in panels:
+        many = sum(other.tier == panel.tier for other in panels) > 1
+        path = folder / f"ttft_by_{panel.tier}_size{_ending(panel.setting) if many else ''}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_RC):
+            figure = _ttft_by_size(panel)
+            _caption(figure, describe(panel.setting, [curve.row for curve in panel.curves]) + "; dashed: p99")
+            figure.savefig(path, dpi=150, facecolor="white")
+        drawn.append(path)
+    return drawn
+
+
+def _ending(setting: Setting) -> str:
+    return "_" + re.sub(r"[^a-z0-9]+", "-", str(setting).lower()).strip("-")
 
 
 def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
@@ -254,6 +284,28 @@ def _bar(axes: Axes, y: int, left: float, width: float, name: str, colour: str, 
         plain: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2} if hatch else None
         axes.text(left + width / 2, y, text, color="white" if alpha > 0.6 else "#222222", bbox=box, **plain)
+
+
+def _ttft_by_size(panel: SizePanel) -> Figure:
+    """Median and p99 of the time to first token over the tokens that a tier holds, equally spaced in order."""
+    figure, axes = _figure()
+    sizes = sorted({size for curve in panel.curves for size in curve.sizes})
+    ends: list[tuple[float, float, Row]] = []
+    for curve in panel.curves:
+        at, colour = [sizes.index(size) for size in curve.sizes], look(curve.row.system).colour
+        for values_s, line in ((curve.p50_s, "-"), (curve.p99_s, "--")):
+            middle = values_s.mean(axis=0)
+            axes.plot(at, middle, color=colour, linestyle=line, marker="o", markersize=3, linewidth=1.8)
+            if len(values_s) > 1:
+                axes.fill_between(at, values_s.min(axis=0), values_s.max(axis=0), color=colour, alpha=0.18, lw=0)
+        ends.append((float(at[-1]), float(curve.p50_s.mean(axis=0)[-1]), curve.row))
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(sizes)), [f"{size:,}" if size else "none" for size in sizes])
+    axes.yaxis.set_major_formatter(lambda value, _: _seconds(value))
+    axes.set_xlabel(f"tokens that the {panel.tier} tier holds")
+    axes.set_title(f"Time to first token, by the size of the {panel.tier} tier (p50, p99 dashed)")
+    _label_ends(axes, ends)
+    return figure
 
 
 def _log_seconds(axis: Any) -> None:

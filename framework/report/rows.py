@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,7 +65,18 @@ class Row:
         if self.failed_requests:
             total = int(sum(run.figure("workload", "requests") or 0 for run in self.runs))
             notes.append(f"{self.failed_requests} of {total} requests failed")
+        if faults := self.faults:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
+            notes.append(f"faults of the memory tiers ({kinds}); no answer changed")
         return notes
+
+    @property
+    def faults(self) -> Counter[str]:
+        """What went wrong with memory tiers, by kind, over all seeds."""
+        found: Counter[str] = Counter()
+        for run in self.runs:
+            found.update((run.summary.get("cache") or {}).get("faults") or {})
+        return Counter({kind: count for kind, count in found.items() if count})
 
     def values(self, path: Sequence[str]) -> dict[int, float]:
         """The figure at ``path`` by seed, where it was measured."""

@@ -103,9 +103,12 @@ def _version(info: dict[str, object]) -> str:
 
 
 def _marks(rows: Sequence[Row]) -> str:
+    room = "Recomputed: what an infinite cache would have reused."
     if max((len(row.runs) for row in rows), default=0) < 2:
-        return "Bold: best. One seed: differences are not tested."
-    return "Bold: best; ±: 95 % confidence interval over seeds; ≈: not significantly different (paired t, 95 %)."
+        return f"Bold: best. One seed: differences are not tested. {room}"
+    return (
+        f"Bold: best; ±: 95 % confidence interval over seeds; ≈: not significantly different (paired t, 95 %). {room}"
+    )
 
 
 def _column(metric: Metric, rows: Sequence[Row]) -> tuple[Unit, list[Cell]]:

@@ -43,6 +43,9 @@ class ARC(Eviction):
     def wanted(self, keys: NDArray[np.int64]) -> None:
         self._wanted_b2 = len(keys) > 0 and int(keys[0]) in self._b2
         self._returning.clear()
+        self._recall(keys)
+
+    def _recall(self, keys: NDArray[np.int64]) -> None:
         for key in keys.tolist():
             if key in self._b1:
                 self._p = min(self.view.capacity, self._p + max(len(self._b2) / len(self._b1), 1.0))
@@ -55,31 +58,35 @@ class ARC(Eviction):
             self._returning.add(key)
 
     def inserted(self, run: RunView, pages: int) -> None:
+        new = run.keys[-pages:]
+        self._recall(new)  # what was not asked for: given up ahead of time and used again, or come from another tier
         for queue in (self._t1, self._t2):
             if run in queue:
                 queue.grow(pages)
                 break
         else:
             self._use(self._t2 if int(run.keys[0]) in self._returning else self._t1, run)
-        self._returning.difference_update(run.keys.tolist())
+        self._returning.difference_update(new.tolist())
         self._trim()
 
     def accessed(self, run: RunView) -> None:
-        self._t1.remove(run)
-        self._use(self._t2, run)
+        if run in self._t1 or run in self._t2:
+            self._t1.remove(run)
+            self._use(self._t2, run)
 
     def released(self, run: RunView) -> None:
         self._t1.wake(run)
         self._t2.wake(run)
 
     def split(self, upper: RunView, lower: RunView) -> None:
-        (self._t1 if lower in self._t1 else self._t2).split(upper, lower)
+        for queue in (self._t1, self._t2):
+            if lower in queue:
+                queue.split(upper, lower)
 
     def removed(self, run: RunView, evicted: bool) -> None:
-        if evicted:
-            ghost = self._b1 if run in self._t1 else self._b2
-            ghost.update(dict.fromkeys(run.keys.tolist()))
-        for queue in (self._t1, self._t2):
+        for queue, ghost in ((self._t1, self._b1), (self._t2, self._b2)):
+            if evicted and run in queue:
+                ghost.update(dict.fromkeys(run.keys.tolist()))
             queue.remove(run)
             queue.wake(run.parent)
         self._trim()

@@ -1,24 +1,43 @@
-"""Belady's MIN: the oracle."""
+"""A cache that sees the future."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...framework.policy import RunView, ScoredEviction, register
+from ...framework.policy import RunView, ScoredEviction, Tier, register
 
 
 @register("eviction", "belady")
 @dataclass
 class Belady(ScoredEviction):
-    """The run whose next use lies furthest in the future leaves first (L. A. Belady, IBM Systems Journal 5(2), 1966).
+    """What is needed latest, and costs least to bring back, leaves first: value = cost per page / time to its next use.
 
-    An oracle: it knows when each conversation comes back. Deviations: a run that several conversations share counts
-    as needed at once, and pages are always stored (MIN may bypass the cache).
+    An oracle: it knows when each conversation comes back. The cost is what losing the run takes: nothing if a nearer
+    tier holds it, loading it if a lower one does, else recomputing it. Where all costs are equal it is L. A. Belady's
+    MIN (IBM Systems Journal 5(2), 1966). ``weighs_costs`` false ignores costs.
+
+    A heuristic, not a bound: with sizes, costs and tiers the optimum is NP-hard, and MIN is optimal only for equal
+    pages that are asked for one by one. The true bound is a cache that never evicts. Deviations from MIN: a run that
+    several conversations share counts as needed at once, pages are always stored (MIN may bypass the cache), and a
+    value is taken anew only if it has grown.
     """
 
+    weighs_costs: bool = True
     oracle: ClassVar[bool] = True
 
-    def score(self, run: RunView) -> float:
+    def score(self, run: RunView) -> tuple[float, ...]:
         assert self.future is not None
-        return -self.future.next_use(run)
+        next_s = self.future.next_use(run)
+        wait_s = max(next_s - self.view.now_s, 1e-9)  # what is overdue is needed now, the longest waiting first
+        return (self.cost_s(run) / run.pages / wait_s, -next_s)
+
+    def cost_s(self, run: RunView) -> float:
+        """What losing ``run`` costs in seconds."""
+        if not self.weighs_costs:
+            return float(run.pages)
+        page, costs = self.view.page_size, self.view.costs
+        for tier in Tier:
+            if tier != self.view.tier and run.held_by(tier):
+                return costs.load_s(run.pages * page, tier)
+        return costs.recompute_s(run.start * page, (run.start + run.pages) * page)

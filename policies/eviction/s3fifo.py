@@ -59,15 +59,17 @@ class S3FIFO(Eviction):
             self._ghost.pop(key, None)
 
     def accessed(self, run: RunView) -> None:
-        self._count[run] = min(self._count[run] + 1, self.max_count)
+        if run in self._count:
+            self._count[run] = min(self._count[run] + 1, self.max_count)
 
     def released(self, run: RunView) -> None:
         self._small.wake(run)
         self._main.wake(run)
 
     def split(self, upper: RunView, lower: RunView) -> None:
-        self._count[upper] = self._count[lower]
-        (self._small if lower in self._small else self._main).split(upper, lower)
+        if lower in self._count:
+            self._count[upper] = self._count[lower]
+            (self._small if lower in self._small else self._main).split(upper, lower)
 
     def removed(self, run: RunView, evicted: bool) -> None:
         if evicted and run in self._small:

@@ -40,7 +40,7 @@ class Chunked(Scheduling):
             offer = view.offer(request)
             if offer.blocked:
                 continue
-            tokens = min(offer.compute_tokens, budget)
+            tokens = 0 if offer.deferred else min(offer.compute_tokens, budget)
             pages = offer.pages_for(tokens) + offer.pinned_pages
             if pages > room:
                 return

@@ -12,5 +12,5 @@ from ...framework.policy import Truncation, register
 class NoTruncation(Truncation):
     """All tokens are kept; a request that does not fit fails."""
 
-    def first_kept(self, tokens: int, limit: int) -> int:
+    def first_kept(self, history_tokens: int, needed_tokens: int, limit: int) -> int:
         return 0

@@ -10,7 +10,7 @@ from ...framework.policy import RunView, Tier, Writeback, register
 @register("writeback", "none")
 @dataclass
 class NoWriteback(Writeback):
-    """What leaves the device is dropped."""
+    """What leaves a tier is dropped."""
 
-    def on_evict(self, run: RunView) -> Tier | None:
-        return None
+    def on_evict(self, run: RunView, tier: Tier) -> bool:
+        return False

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from kvarena.framework.cli import sweep_jobs
 from kvarena.framework.composition import BACKENDS, Memory, ServeTask, prepare
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.model_knobs import HfModel, RandomModel
@@ -136,6 +138,38 @@ def test_experiments_that_sweep_systems_override_no_family() -> None:
         entries = [key for entry in config.get("defaults", []) if isinstance(entry, DictConfig) for key in entry]
         if OmegaConf.select(config, "hydra.sweeper.params.system"):
             assert not {f"override /{family}" for family in FAMILIES} & set(entries), experiment
+
+
+def jobs(experiment: str) -> list[list[str]]:
+    """The overrides of every job that ``kvarena -m experiment=...`` runs."""
+    config = OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")
+    sweeper = OmegaConf.select(config, "hydra.sweeper") or {}
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    return sweep_jobs(OverridesParser.create().parse_overrides(given), sweeper.get("variants") or ())
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_job_of_an_experiment_composes_and_builds(experiment: str) -> None:
+    known: set[tuple[str, ...]] = set()
+    assert len(set(map(tuple, jobs(experiment)))) == len(jobs(experiment)), "two jobs are the same run"
+    for words in jobs(experiment):
+        memory = tuple(word for word in words if word.startswith("memory."))
+        choices = tuple(word for word in words if word not in memory)
+        if not {memory, choices} <= known:  # not each size with each choice
+            prepare(*composed(f"experiment={experiment}", *words))
+        known |= {memory, choices}
+
+
+def test_the_experiments_are_what_they_say() -> None:
+    systems = {composed("experiment=quickstart", *words)[1].label for words in jobs("quickstart")}
+    assert systems == {"vllm_stateless", "vllm", "vllm_offload", "pensieve", "cachedattention"}
+    for paper, system in (("pensieve_ablations", "pensieve"), ("cachedattention_ablations", "cachedattention")):
+        labels = [composed(f"experiment={paper}", *words)[1].label for words in jobs(paper)]
+        assert labels[0] == system
+        assert sum(label.startswith(f"{system}+") for label in labels) >= 5
+    peers = {name: prepare(*composed(f"experiment={name}")).memory for name in ("peers_host", "peers_disk")}
+    assert {memory.device_tokens for memory in peers.values()} == {6400}
+    assert (peers["peers_host"].disk_tokens, peers["peers_disk"].host_tokens) == (0, 0)
 
 
 def test_the_label_names_what_differs_from_the_system() -> None:

@@ -15,6 +15,7 @@ from kvarena.framework.policy import Scheduling
 from kvarena.framework.registry import Registry
 from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.scheduling.chunked import Chunked
+from kvarena.policies.scheduling.longest_prefix import LongestPrefix
 from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
 
@@ -39,6 +40,7 @@ SCHEDULERS: list[Scheduling] = [
     Chunked(),
     PrefillFirst(max_batched_tokens=16, max_running=5),
     Unified(max_running=5),
+    LongestPrefix(max_batched_tokens=16, max_running=5),
 ]
 assert {policy.name for policy in SCHEDULERS} == set(lossless("scheduling"))
 

@@ -59,6 +59,7 @@ def simulate(
         {Tier.DEVICE: pages},
         {Tier.DEVICE: LRU()},
         costs=executor.costs,
+        writeback=NoWriteback(),
         leaves_only=not prefetch.holes,
         future=arrivals,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +13,13 @@ import numpy as np
 from kvarena.framework.engine import Engine, EnginePolicies
 from kvarena.framework.execution.clocks import VirtualClock
 from kvarena.framework.execution.contract import Batch, Segment, StepResult
+from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory import PageStore
+from kvarena.framework.memory.moves import Move
 from kvarena.framework.metrics.records import RequestRecord, StepRecord, TransferRecord
-from kvarena.framework.policy import Eviction, Prefetch, Scheduling, Tier
+from kvarena.framework.policy import Eviction, Prefetch, Scheduling, Tier, Truncation, Writeback
 from kvarena.framework.session import Arrivals, Session
+from kvarena.framework.waiting import WaitingQueue
 from kvarena.framework.workloads.conversation import Conversation, Turn
 from kvarena.framework.workloads.tokens import IdLog, TokenLog
 from kvarena.policies.compression.none import NoCompression
@@ -41,26 +46,117 @@ class ToyCosts:
         return 1e-4 * tokens
 
 
+class ToyLinks:
+    """Copies token ids between tiers; a transfer reads its source and fills its target when it ends, so that a
+    dependency that was forgotten changes the answer. Disk transfers fail now and then if ``fault_rate`` > 0."""
+
+    def __init__(
+        self, slots: dict[Tier, np.ndarray], seed: int = 0, fault_rate: float = 0.0, page_s: float = 2e-3
+    ) -> None:
+        self.slots = slots
+        self.rng = np.random.default_rng(seed)
+        self.fault_rate, self.page_s = fault_rate, page_s
+        self.disk_keys = np.zeros(len(slots.get(Tier.DISK, ())), np.int64)
+        self.flying: list[Transfer] = []
+        self.finished: list[Transfer] = []
+        self.planned: dict[Transfer, tuple[float, float]] = {}
+        self.moves: Counter[str] = Counter()
+        self.faults = 0
+        self.reached_s = 0.0
+
+    def submit(self, move: Move, now_s: float, after: Sequence[Transfer] = ()) -> Transfer:
+        start_s = max([max(now_s, self.reached_s), *(self.end_s(other) for other in after)])
+        transfer = Transfer(move, move.pages, 1, now_s)
+        self.planned[transfer] = (start_s, start_s + move.pages * self.page_s * self.rng.uniform(0.1, 10))
+        self.flying.append(transfer)
+        self.moves[move.link] += move.pages
+        return transfer
+
+    def end_s(self, transfer: Transfer) -> float:
+        return transfer.end_s if transfer.end_s is not None else self.planned[transfer][1]
+
+    def run_to(self, now_s: float) -> None:
+        """Carry out what has ended by ``now_s``, in the order of the ends."""
+        self.reached_s = max(self.reached_s, now_s)
+        due = sorted((t for t in self.flying if self.planned[t][1] <= now_s), key=lambda t: self.planned[t][1])
+        for transfer in due:
+            self.flying.remove(transfer)
+            transfer.start_s, end_s = self.planned[transfer]
+            self._perform(transfer)
+            transfer.end_s = end_s
+            self.finished.append(transfer)
+
+    def _perform(self, transfer: Transfer) -> None:
+        move = transfer.move
+        faulty = np.zeros(move.pages, bool)
+        if Tier.DISK in (move.source, move.target):
+            faulty = self.rng.random(move.pages) < self.fault_rate
+        if move.source is Tier.DISK:
+            faulty |= self.disk_keys[move.source_slots] != move.keys
+        self.slots[move.target][move.target_slots] = self.slots[move.source][move.source_slots]
+        if move.target is Tier.DISK:
+            self.disk_keys[move.target_slots] = np.where(faulty, 0, move.keys)
+        self.slots[move.target][move.target_slots[faulty]] = -7
+        transfer.failed = np.flatnonzero(faulty)
+        self.faults += int(faulty.sum())
+
+    def poll(self, now_s: float) -> list[Transfer]:
+        self.run_to(now_s)
+        done = [transfer for transfer in self.finished if self.end_s(transfer) <= now_s]
+        self.finished = [transfer for transfer in self.finished if self.end_s(transfer) > now_s]
+        return done
+
+    def next_end_s(self, now_s: float) -> float:
+        return min((self.end_s(t) for t in [*self.flying, *self.finished]), default=float("inf"))
+
+    def wait(self) -> None: ...
+
+    def cancel(self, transfer: Transfer) -> bool:
+        if transfer.done or self.planned[transfer][0] <= self.reached_s:
+            return False
+        self.flying.remove(transfer)
+        transfer.cancelled, transfer.start_s, transfer.end_s = True, self.reached_s, self.reached_s
+        self.finished.append(transfer)
+        return True
+
+    def problems(self) -> list[str]:
+        return []
+
+    def close(self) -> None: ...
+
+
 class ToyExecutor:
     """Writes token ids into page slots and reads them back; an unwritten or foreign slot changes the answer."""
 
     max_steps = 1
     costs = ToyCosts()
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
+    def __init__(self, num_pages: int, page_size: int, links: ToyLinks | None = None) -> None:
         self.page_size = page_size
-        self.slots = np.full((num_pages, page_size), -1, dtype=np.int64)
+        self.slots = np.full((num_pages, page_size), -1, dtype=np.int64) if links is None else links.slots[Tier.DEVICE]
+        self.links = links
         self.computed_tokens = 0
-        self.written: dict[int, int] = {}
+        self.stalls = 0
 
     def run(self, batch: Batch) -> StepResult:
+        start_s = self._settle(batch)
         for part in batch.segments:
             if part.write:
                 self._write(part)
         for part in batch.segments:
             self.computed_tokens += part.length
         tokens = [next_token(self._read(part)) for part in batch.segments if part.sample]
-        return StepResult(tokens, 0.01 + 1e-3 * sum(part.length for part in batch.segments))
+        compute_s, stall_s = 0.01 + 1e-3 * sum(part.length for part in batch.segments), start_s - batch.start_s
+        return StepResult(tokens, compute_s + stall_s, stall_s=stall_s)
+
+    def _settle(self, batch: Batch) -> float:
+        """What the batch does not wait for is carried out later: it must not matter."""
+        if self.links is None or not (batch.waits or batch.loads):
+            return batch.start_s
+        until = max([batch.start_s, *(self.links.end_s(transfer) for transfer in [*batch.waits, *batch.loads])])
+        self.stalls += until > batch.start_s
+        self.links.run_to(until)
+        return until
 
     def _write(self, part: Segment) -> None:
         positions = np.arange(part.start, part.start + part.length)
@@ -84,6 +180,7 @@ class ToyExecutor:
 class Recording:
     requests: list[RequestRecord] = field(default_factory=list)
     steps: list[StepRecord] = field(default_factory=list)
+    transfers: list[TransferRecord] = field(default_factory=list)
 
     def request(self, record: RequestRecord) -> None:
         self.requests.append(record)
@@ -92,7 +189,8 @@ class Recording:
         self.steps.append(record)
 
     def transfer(self, record: TransferRecord) -> None:
-        raise AssertionError("nothing is transferred here")
+        assert record.start_s <= record.end_s
+        self.transfers.append(record)
 
     def outputs(self) -> dict[tuple[int, int], list[int]]:
         return {(record.conversation, record.turn): record.output_ids for record in self.requests}
@@ -145,11 +243,15 @@ class ToyWorkload:
 
 
 class CheckedEngine(Engine):
-    """Checks the store after every step."""
+    """Checks the store after every step, and that there is an end to them."""
 
-    def step(self, now: float, horizon_s: float = float("inf")) -> float:
-        end = super().step(now, horizon_s)
+    steps = 0
+
+    def step(self, now: float, horizon: Callable[[], float] = lambda: float("inf")) -> float:
+        end = super().step(now, horizon)
         self.store.check()
+        self.steps += 1
+        assert self.steps < 5000, f"no end: {len(self.running)} running, {len(self.waiting)} waiting at {now}"
         return end
 
 
@@ -158,6 +260,7 @@ class Run:
     recording: Recording
     engine: Engine
     executor: Any
+    links: ToyLinks | None = None
 
 
 def serve(
@@ -168,20 +271,37 @@ def serve(
     eviction: Eviction,
     prefetch: Prefetch,
     scheduling: Scheduling,
+    writeback: Writeback | None = None,
+    below: Mapping[Tier, int] | None = None,
     executor: Any = None,
+    links: Any = None,
+    truncation: Truncation | None = None,
+    window: int | None = None,
+    seed: int = 0,
+    fault_rate: float = 0.0,
 ) -> Run:
-    """Serve ``workload`` to the end, on the toy model unless another ``executor`` is given."""
-    recording, clock, arrivals = Recording(), VirtualClock(), Arrivals()
+    """Serve ``workload`` to the end, on the toy model unless another ``executor`` is given.
+
+    ``window``: the most tokens that a context may have. ``below``: pages of the host and disk tiers.
+    """
+    recording, clock, arrivals, queue = Recording(), VirtualClock(), Arrivals(), WaitingQueue()
+    capacity = {Tier.DEVICE: num_pages, **(below or {})}
+    writeback = writeback or NoWriteback()
     store = PageStore(
         page_size,
-        {Tier.DEVICE: num_pages},
-        {Tier.DEVICE: eviction},
+        capacity,
+        {tier: copy.deepcopy(eviction) for tier in capacity},
         costs=ToyCosts(),
+        writeback=writeback,
         leaves_only=not prefetch.holes,
         future=arrivals,
+        queue=queue,
     )
-    executor = executor or ToyExecutor(num_pages, page_size)
-    policies = EnginePolicies(scheduling, prefetch, NoWriteback(), NoTruncation(), NoCompression())
-    engine = CheckedEngine(executor, store, policies, recording, clock)
+    if below and links is None:
+        slots = {tier: np.full((pages, page_size), -1, dtype=np.int64) for tier, pages in capacity.items()}
+        links = ToyLinks(slots, seed, fault_rate)
+    executor = executor or ToyExecutor(num_pages, page_size, links)
+    policies = EnginePolicies(scheduling, prefetch, writeback, truncation or NoTruncation(), NoCompression())
+    engine = CheckedEngine(executor, store, policies, recording, clock, queue=queue, links=links, max_tokens=window)
     Session(workload, [engine], SingleInstance(), clock, recording, arrivals=arrivals).run()
-    return Run(recording, engine, executor)
+    return Run(recording, engine, executor, links)

@@ -6,12 +6,18 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from kvarena.framework.execution.contract import Batch, Segment
 from kvarena.framework.execution.hardware import Hardware
+from kvarena.framework.execution.links import SimulatedLinks
 from kvarena.framework.execution.shapes import model_shape
 from kvarena.framework.execution.simulated import SimulatedBackend, SimulatedExecutor
+from kvarena.framework.execution.transfers import Transfer
+from kvarena.framework.memory.moves import Move
+from kvarena.framework.policy import Tier
 from kvarena.framework.schema import ConfigError, build
 
 TABLE = np.zeros(1, dtype=np.int32)
@@ -99,6 +105,205 @@ def test_a_model_that_does_not_fit_is_refused_in_one_line():
     with pytest.raises(ValueError, match=r"'llama-2-70b' needs 138\.0 GB .* 'a100-80g' holds 1 x 85\.9 GB") as error:
         executor("llama-2-70b", "a100-80g")
     assert "\n" not in str(error.value)
+
+
+# --- waiting and loading --------------------------------------------------------------------------------------------
+
+LAYERS = 32  # of llama-3-8b
+PROMPT = [segment(1000, 100), segment(50)]
+
+
+def linked(**options):
+    """An executor, and the links it waits for."""
+    shape, machine = model_shape(load("model", "llama-3-8b")), build(Hardware, load("hardware", "h100"), "")
+    links = SimulatedLinks(machine, 16 * shape.kv_bytes_per_token, shape.num_layers)
+    return SimulatedExecutor(shape, machine, 16, links=links, **options), links
+
+
+def swap_in(pages, **options):
+    slots, keys = np.arange(pages, dtype=np.int32), np.arange(pages, dtype=np.int64)
+    return Move(Tier.HOST, Tier.DEVICE, slots, slots, keys, keys, "swap-in", **options)
+
+
+def arrived(*ends_s, layers=None):
+    """A load that brought its parts at ``ends_s``."""
+    transfer = Transfer(swap_in(1, layers=layers), 1, len(ends_s), 0.0, 0.0, ends_s[-1])
+    transfer.layer_ends_s = list(ends_s)
+    return transfer
+
+
+def plain_s(backend, segments=PROMPT):
+    """What ``segments`` take if nothing waits: altogether, and one layer."""
+    total_s = backend.run(Batch(segments)).duration_s
+    outside_s = backend.costs.outside_s(len(segments), sum(segment.sample for segment in segments))
+    assert 0 < outside_s < total_s
+    return total_s, (total_s - outside_s) / LAYERS
+
+
+def layer_by_layer(start_s, ready_s, arrivals_s, layer_s):
+    """When the last layer ends, told the slow way."""
+    end_s = max(start_s, ready_s)
+    for arrival_s in arrivals_s:
+        end_s = max(end_s, arrival_s) + layer_s
+    return end_s
+
+
+def test_transfers_that_have_ended_change_nothing():
+    backend, links = linked()
+    transfer = links.submit(swap_in(50), 0.0)
+    assert links.poll(9.0) == [transfer]
+    result = backend.run(Batch(PROMPT, waits=[transfer], loads=[transfer], start_s=9.0))
+    assert result == backend.run(Batch(PROMPT)) == executor().run(Batch(PROMPT))
+    assert result.stall_s == 0.0
+
+
+def test_an_iteration_begins_after_what_it_waits_for():
+    backend, links = linked()
+    total_s, _ = plain_s(backend)
+    waits = [links.submit(swap_in(pages), 5.0) for pages in (100, 300)]
+    result = backend.run(Batch(PROMPT, waits=waits, start_s=5.0))
+    assert result.stall_s == waits[1].end_s - 5.0 > 0.1 * total_s
+    assert result.duration_s == result.stall_s + total_s
+
+
+def test_a_load_faster_than_computing_hides_behind_it_but_for_its_first_layer():
+    backend, links = linked()
+    total_s, layer_s = plain_s(backend)
+    transfer = links.submit(swap_in(60), 3.0)
+    result = backend.run(Batch(PROMPT, loads=[transfer], start_s=3.0))
+    load_s = transfer.end_s - 3.0
+    assert load_s / LAYERS < layer_s and load_s > 0.2 * total_s
+    assert result.stall_s == pytest.approx(transfer.layer_ends_s[0] - 3.0)
+    assert result.stall_s < 1.2 * load_s / LAYERS + 1e-5
+
+
+def test_a_load_slower_than_computing_leaves_only_its_last_layer_to_compute():
+    backend, links = linked()
+    total_s, layer_s = plain_s(backend)
+    transfer = links.submit(swap_in(1000), 3.0)
+    result = backend.run(Batch(PROMPT, loads=[transfer], start_s=3.0))
+    load_s = transfer.end_s - 3.0
+    assert load_s > LAYERS * layer_s
+    assert result.duration_s == pytest.approx(load_s + layer_s + (total_s - LAYERS * layer_s))
+    assert result.stall_s == pytest.approx(load_s - (LAYERS - 1) * layer_s)
+
+
+def test_loading_by_layers_takes_the_longer_of_loading_and_computing_and_blocking_their_sum():
+    """CachedAttention 3.2.1 and Pensieve 4.3.3: what overlaps is the smaller of the two, but for one layer."""
+    for pages in (5, 20, 50, 100, 400):
+        backend, links = linked()
+        total_s, layer_s = plain_s(backend)
+        load = links.submit(swap_in(pages), 0.0)
+        pipelined_s = backend.run(Batch(PROMPT, loads=[load])).duration_s
+        blocking_s = backend.run(Batch(PROMPT, waits=[load])).duration_s
+        load_s, layers_s = load.end_s, LAYERS * layer_s
+        assert blocking_s == pytest.approx(load_s + total_s)
+        one_layer_s = max(load_s / LAYERS + 1e-5, layer_s)
+        assert 0 <= pipelined_s - (max(load_s, layers_s) + total_s - layers_s) <= one_layer_s
+        assert blocking_s - pipelined_s >= min(load_s, layers_s) - one_layer_s > 0
+
+
+def test_what_was_loaded_early_saves_its_time():
+    """A read buffer: layers that arrived before the iteration began."""
+    backend, links = linked()
+    early = links.submit(swap_in(400, layers=(0, 15)), 0.0)
+    links.settle([early], 0.0)
+    start_s = early.end_s
+    rest = links.submit(swap_in(400, layers=(15, LAYERS - 15)), start_s)
+    buffered = backend.run(Batch(PROMPT, loads=[early, rest], start_s=start_s))
+    backend, links = linked()
+    whole = backend.run(Batch(PROMPT, loads=[links.submit(swap_in(400), start_s)], start_s=start_s))
+    assert buffered.stall_s < whole.stall_s - 0.9 * start_s
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, LAYERS - 1), st.integers(1, LAYERS), st.booleans()), max_size=5),
+    st.lists(st.floats(0, 0.05), max_size=3),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=150, deadline=None)
+def test_layers_begin_when_the_one_before_ended_and_their_part_of_every_load_is_there(ranges, waits_s, seed):
+    rng, backend = np.random.default_rng(seed), linked()[0]
+    total_s, layer_s = plain_s(backend)
+    start_s, arrivals_s, loads = 2.0, np.zeros(LAYERS), []
+    for first, count, whole in ranges:
+        count = min(count, LAYERS - first)
+        ends_s = start_s - 0.01 + np.cumsum(rng.exponential(rng.choice([0.1, 1, 5]) * layer_s, count))
+        ends_s = ends_s[-1:] if whole else ends_s
+        loads.append(arrived(*ends_s.tolist(), layers=(first, count)))
+        part = arrivals_s[first : first + count]
+        part[:] = np.maximum(part, ends_s)
+    waits = [arrived(start_s - 0.01 + wait_s) for wait_s in waits_s]
+    result = backend.run(Batch(PROMPT, waits=waits, loads=loads, start_s=start_s))
+    ready_s = max([start_s, *[wait.end_s for wait in waits]])
+    layers_end_s = layer_by_layer(start_s, ready_s, arrivals_s, layer_s)
+    assert start_s + result.duration_s == pytest.approx(layers_end_s + total_s - LAYERS * layer_s, rel=1e-9)
+    assert result.duration_s == result.stall_s + total_s
+
+
+def test_a_load_of_fewer_parts_than_layers_arrives_whole():
+    backend = executor()
+    total_s, _ = plain_s(backend)
+    for load_ in (arrived(0.2), arrived(0.1, 0.2), arrived(0.2, layers=(0, 7))):
+        assert backend.run(Batch(PROMPT, loads=[load_])).stall_s == 0.2
+    late = backend.run(Batch(PROMPT, loads=[arrived(0.2, layers=(16, 16))]))
+    assert 0.2 - total_s < late.stall_s < 0.2
+
+
+def test_a_load_that_ends_earlier_can_be_the_one_that_is_waited_for():
+    backend = executor()
+    _, layer_s = plain_s(backend)
+    back, front = arrived(0.2, layers=(16, 16)), arrived(0.2 - 15.5 * layer_s, layers=(0, 4))
+    for loads in ([back, front], [front, back]):
+        assert backend.run(Batch(PROMPT, loads=loads)).stall_s == front.end_s
+    assert backend.run(Batch(PROMPT, loads=[back])).stall_s == pytest.approx(0.2 - 16 * layer_s)
+
+
+def test_only_the_first_step_of_a_stretch_waits():
+    backend, links = linked()
+    segments = [segment(10), segment(999)]
+    load_ = links.submit(swap_in(400), 1.0)
+    once = backend.run(Batch(segments, loads=[load_], start_s=1.0))
+    stretch = backend.run(Batch(segments, steps=50, loads=[load_], start_s=1.0))
+    assert stretch.stall_s == once.stall_s > 0
+    assert stretch.duration_s == once.stall_s + backend.run(Batch(segments, steps=50)).duration_s
+
+
+def test_duration_until_counts_what_a_stretch_waits():
+    backend, links = linked()
+    waits = [links.submit(swap_in(1000), 1.0)]
+    batch = Batch([segment(10), segment(999)], steps=1000, waits=waits, start_s=1.0)
+    for limit_s in (0.1, 0.3):
+        steps = backend.duration_until(batch, limit_s)
+        assert 1 < steps < backend.duration_until(Batch(batch.segments, steps=1000), limit_s)
+        assert backend.run(Batch(batch.segments, steps, waits, start_s=1.0)).duration_s >= limit_s
+        assert backend.run(Batch(batch.segments, steps - 1, waits, start_s=1.0)).duration_s < limit_s
+    exact_s = backend.run(Batch(batch.segments, 77, waits, start_s=1.0)).duration_s
+    assert backend.duration_until(batch, exact_s) == 77
+
+
+def test_a_load_that_waits_for_a_yielding_swap_out_is_waited_for():
+    backend, links = linked()
+    slots, keys = np.arange(100, dtype=np.int32), np.arange(100, dtype=np.int64)
+    out = links.submit(Move(Tier.DEVICE, Tier.HOST, slots, slots, keys, keys, "swap-out", yields=True), 0.0)
+    load_ = links.submit(swap_in(100, urgent=True), 0.0, [out])
+    result = backend.run(Batch(PROMPT, loads=[load_]))
+    assert out.end_s == load_.start_s
+    assert result.stall_s == pytest.approx(load_.layer_ends_s[0])
+
+
+def test_what_ran_ahead_is_polled_when_the_iteration_ends():
+    backend, links = linked()
+    first, second = links.submit(swap_in(100), 1.0), links.submit(swap_in(400), 1.0)
+    result = backend.run(Batch(PROMPT, loads=[first, second], start_s=1.0))
+    assert links.poll(1.0) == []
+    assert links.poll(1.0 + result.duration_s) == [first, second]
+
+
+def test_an_executor_without_links_refuses_what_has_not_ended():
+    _, links = linked()
+    with pytest.raises(ValueError, match="links=None"):
+        executor().run(Batch(PROMPT, waits=[links.submit(swap_in(1), 0.0)]))
 
 
 def test_a_simulated_run_imports_neither_torch_nor_transformers():

@@ -21,6 +21,7 @@ from kvarena.policies.eviction.lfu import LFU
 from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.eviction.retention import RetentionValue
 from kvarena.policies.eviction.s3fifo import S3FIFO
+from kvarena.policies.writeback.none import NoWriteback
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "engine"))
 from toy import ToyCosts
@@ -35,7 +36,12 @@ class HeadFirst(LRU):
 
 def make_store(pages: int, page_size: int = 4, policy: type = LRU, *, leaves_only: bool = True) -> PageStore:
     return PageStore(
-        page_size, {Tier.DEVICE: pages}, {Tier.DEVICE: policy()}, costs=ToyCosts(), leaves_only=leaves_only
+        page_size,
+        {Tier.DEVICE: pages},
+        {Tier.DEVICE: policy()},
+        costs=ToyCosts(),
+        writeback=NoWriteback(),
+        leaves_only=leaves_only,
     )
 
 
@@ -134,7 +140,7 @@ def test_a_refilled_hole_starts_anew() -> None:
     lease = store.acquire(match, 16, 0, first.page_keys(4, 16))
     hole = lease.holes[0]
     store.extend(lease, 0, 16)
-    assert (hole.inserted, hole.uses) == (store.tick, 1)
+    assert (hole.inserted, hole.uses) == (store.pages.tick, 1)
 
 
 def test_the_return_of_a_suspended_request_is_no_new_use() -> None:

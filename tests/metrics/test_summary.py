@@ -39,7 +39,7 @@ SECTIONS = {
     "throughput": {"requests_per_s", "output_tokens_per_s", "prefill_tokens_per_s", "goodput_requests_per_s"},
     "cache": {
         "reused_tokens", "recomputed_tokens", "dropped_tokens", "preempted_tokens", "hit_ratio", "hit_ratio_by_tier",
-        "hit_ratio_by_turn", "evicted_pages", "suspensions",
+        "hit_ratio_by_turn", "evicted_pages", "faults", "suspensions",
     },
     "transfer": {"bytes", "stall_s"},
     "device": {"busy_s", "busy_fraction", "peak_pages"},
@@ -130,6 +130,35 @@ def test_hit_ratios(make_request: Maker, run_info: dict[str, Any]) -> None:
     ]  # fmt: skip
     assert (cache["recomputed_tokens"], cache["dropped_tokens"], cache["preempted_tokens"]) == (40, 10, 17)
     assert (cache["evicted_pages"], cache["suspensions"]) == ({"device": 4}, 2)
+
+
+def test_a_run_over_three_tiers(make_request: Maker, run_info: dict[str, Any]) -> None:
+    """What the engine of a hierarchy leaves: loads from two tiers, copies both ways, faults, bytes that cost."""
+    record = make_request(0, turn=1, reusable_tokens=96, reused_device=16, reused_host=48, reused_disk=16,
+                          recomputed=16, reusable_pages=6, reused_pages=5, load_stall_s=0.25,
+                          completion_s=3600.0)  # fmt: skip
+    steps = [StepRecord(1.0, 1.0, 1, 26, 0, 16, 1, 0, 6, host_pages=9, disk_pages=4, stall_s=0.125),
+             StepRecord(2.0, 4.0, 4, 0, 4, 0, 1, 0, 6, host_pages=9, disk_pages=4, stall_s=0.5)]  # fmt: skip
+    transfers = [TransferRecord(1.0, 1.5, "host->device", 3, 4, 300, "swap-in", 0),
+                 TransferRecord(1.0, 1.2, "disk->host", 1, 4, 100, "fetch", 0),
+                 TransferRecord(1.2, 1.6, "host->device", 1, 4, 100, "swap-in", 0),
+                 TransferRecord(2.0, 3.0, "device->host", 2, 4, 200, "swap-out"),
+                 TransferRecord(2.0, 5.0, "host->disk", 2, 4, 200, "swap-out")]  # fmt: skip
+    totals = RunTotals({"device": 7, "host": 3, "disk": 1}, 6, 4 * 2**30, 16 * 2**30, {"checksum": 2})
+    prices = Prices(1.0, 0.5, 0.25)
+    summary = summarize([record], steps, transfers, run_info, totals=totals, prices=prices)
+    cache = summary["cache"]
+    assert cache["reused_tokens"] == {"device": 16, "host": 48, "disk": 16, "remote": 0}
+    assert cache["hit_ratio_by_tier"] == {"device": 1 / 6, "host": 0.5, "disk": 1 / 6, "remote": 0.0}
+    assert sum(cache["hit_ratio_by_tier"].values()) == pytest.approx(cache["hit_ratio"]["token"])
+    assert cache["evicted_pages"] == {"device": 7, "host": 3, "disk": 1}
+    assert cache["faults"] == {"checksum": 2}
+    assert summary["transfer"] == {
+        "bytes": {"device->host": 200, "disk->host": 100, "host->device": 400, "host->disk": 200}, "stall_s": 0.625,
+    }  # fmt: skip
+    assert summary["device"]["peak_pages"] == 6
+    cost = summary["cost"]
+    assert (cost["compute_usd"], cost["dram_usd"], cost["ssd_usd"], cost["total_usd"]) == (1.0, 2.0, 4.0, 7.0)
 
 
 def test_goodput_needs_both_limits(make_request: Maker, run_info: dict[str, Any]) -> None:

@@ -51,6 +51,60 @@ def lfu(trace: Sequence[int], capacity: int) -> int:
     return hits
 
 
+def slru(trace: Sequence[int], capacity: int) -> int:
+    """Used twice is protected; each segment is a list in order of use."""
+    probation: OrderedDict[int, None] = OrderedDict()
+    protected: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for block in trace:
+        if block in probation or block in protected:
+            hits += 1
+            probation.pop(block, None)
+            protected.pop(block, None)
+            protected[block] = None
+            continue
+        if len(probation) + len(protected) == capacity:
+            (probation or protected).popitem(last=False)
+        probation[block] = None
+    return hits
+
+
+def gdsf(trace: Sequence[int], capacity: int, cost: float = 1e-3) -> int:
+    """Cherkasova's formula with equal sizes and costs; among equals the one that came to its value first leaves."""
+    value: dict[int, tuple[float, int]] = {}
+    count: Counter[int] = Counter()
+    inflation, hits = 0.0, 0
+    for index, block in enumerate(trace):
+        if block in value:
+            hits += 1
+        elif len(value) == capacity:
+            victim = min(value, key=lambda other: value[other])
+            inflation = value.pop(victim)[0]
+            del count[victim]
+        count[block] += 1
+        value[block] = (inflation + count[block] * cost, index)
+    return hits
+
+
+def ttl(trace: Sequence[int], capacity: int, ttl_s: float = 300.0) -> int:
+    """An access a second; what was stored more than ``ttl_s`` ago leaves first, oldest first, then the least recent."""
+    stored: OrderedDict[int, int] = OrderedDict()
+    used: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for now, block in enumerate(trace):
+        if block in stored:
+            hits += 1
+            used.move_to_end(block)
+            continue
+        if len(stored) == capacity:
+            oldest = next(iter(stored))
+            victim = oldest if now - stored[oldest] > ttl_s else next(iter(used))
+            del stored[victim], used[victim]
+        stored[block] = now
+        used[block] = None
+    return hits
+
+
 def belady(trace: Sequence[int], capacity: int) -> int:
     """MIN, always inserting."""
     following: dict[int, list[int]] = {}

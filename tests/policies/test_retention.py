@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +14,10 @@ from kvarena.framework.memory import PageStore
 from kvarena.framework.policy import Tier
 from kvarena.framework.workloads.tokens import IdLog
 from kvarena.policies.eviction.retention import RetentionValue
+from kvarena.policies.writeback.none import NoWriteback
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import FakeRun, bound
 
 
 class Linear:
@@ -28,7 +35,8 @@ class Linear:
 
 def make_store(pages: int, costs: Linear, chunk_tokens: int = 4, *, leaves_only: bool = False) -> PageStore:
     policy = RetentionValue(chunk_tokens, 4096)
-    return PageStore(4, {Tier.DEVICE: pages}, {Tier.DEVICE: policy}, costs=costs, leaves_only=leaves_only)
+    tiers = {Tier.DEVICE: pages}, {Tier.DEVICE: policy}
+    return PageStore(4, *tiers, costs=costs, writeback=NoWriteback(), leaves_only=leaves_only)
 
 
 def serve(store: PageStore, conversation: int, pages: int) -> None:
@@ -110,3 +118,18 @@ def test_equals_brute_force_over_pages(requests: list[tuple[int, int]], slope: f
 def curve(costs: Linear) -> tuple[list[int], list[float]]:
     contexts = [0, *(1 << k for k in range(13))]
     return contexts, [costs.recompute_s(length, length + 4) for length in contexts]
+
+
+def test_what_became_part_of_another_run_meanwhile_is_not_named() -> None:
+    view = bound(policy := RetentionValue(), leaves_only=False)
+    first, gone, last = FakeRun(0), FakeRun(1), FakeRun(2)
+    view.tick = 9
+    for run in (first, gone, last):  # idle equally long: looked at together
+        policy.inserted(run, 1)
+        policy.released(run)
+    named = []
+    for victim in policy.victims(3):
+        named.append(victim.run)
+        policy.removed(victim.run, True)
+        policy.removed(gone, False)
+    assert named == [first, last]

@@ -134,6 +134,19 @@ def test_failed_and_saturated_runs_are_said_and_not_ranked(make_run: RunMaker, t
     assert "saturated: saturated: the queue grew" in text
 
 
+def test_faults_of_the_tiers_are_noted(make_run: RunMaker, tmp_path: Path) -> None:
+    folders = [make_run("pensieve", seed) for seed in (0, 1)]
+    for folder, faults in zip(folders, ({"checksum": 2, "full": 0}, {"checksum": 1, "stalled": 4}), strict=True):
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["cache"]["faults"] = faults
+        (folder / "summary.json").write_text(json.dumps(summary))
+    comparison, markdown, rows = _compare([*folders, make_run("vllm"), make_run("vllm", 1)], tmp_path / "out")
+    note = "faults of the memory tiers (checksum 3, stalled 4); no answer changed"
+    assert f"- pensieve: {note}" in markdown
+    assert [row["notes"] for row in rows] == [note, ""]
+    assert f"pensieve: {note}" in _shown(comparison)
+
+
 def test_unreadable_runs_are_problems_not_errors(make_run: RunMaker, tmp_path: Path) -> None:
     torn, alien, empty = (make_run(name) for name in ("torn", "alien", "empty"))
     (torn / "summary.json").write_text('{"schema": 1')
