@@ -4,58 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .admission import Admission, used_tokens
+from .admission import Admission
 from .batching import Batcher, StepCounts, Work
 from .deferred import Deferred
-from .execution.contract import Clock, Executor, StepResult
+from .early import EarlyLoads
+from .execution.contract import Clock, Executor
 from .execution.transfers import Links
+from .iteration import EnginePolicies, Iteration
 from .memory import OutOfPages, PageStore
 from .metrics.records import Recorder, StepRecord
 from .policy import (
-    Compression,
     Offer,
     Plan,
-    Prefetch,
     RequestView,
-    Scheduling,
     Share,
     Tier,
-    Truncation,
-    Writeback,
 )
-from .request import Missing, Request
+from .request import Request
 from .transit import Transit
 from .truncating import cut_context
 from .waiting import WaitingQueue
 from .workloads.tokens import TokenLog
 
 IDLE = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePolicies:
-    """The policies of one engine; eviction sits in the store, routing in the session."""
-
-    scheduling: Scheduling
-    prefetch: Prefetch
-    writeback: Writeback
-    truncation: Truncation
-    compression: Compression
-
-
-@dataclass(slots=True)
-class Iteration:
-    """What is being computed until ``end_s``."""
-
-    work: list[Work]
-    result: StepResult
-    steps: int
-    end_s: float
 
 
 class Engine:
@@ -76,6 +51,7 @@ class Engine:
         queue: WaitingQueue | None = None,
         links: Links | None = None,
         max_tokens: int | None = None,
+        num_layers: int = 1,
         on_done: Callable[[Request, float], None] = lambda request, now: None,
     ) -> None:
         self.executor = executor
@@ -91,6 +67,9 @@ class Engine:
         self._admission = Admission(store, policies.prefetch, executor.costs)
         self._batcher = Batcher(store, executor)
         self.transit = Transit(store, links, recorder, self._waiting, policies.prefetch, policies.writeback)
+        self._early = EarlyLoads(
+            store, self._admission, policies.prefetch, self._waiting, self.transit, executor.costs, num_layers
+        )
         self._current: Iteration | None = None
         self._called_off = False
 
@@ -131,6 +110,8 @@ class Engine:
     def offer(self, request: RequestView) -> Offer:
         """What admitting ``request`` would take now."""
         assert isinstance(request, Request)
+        if (offer := self._early.offer(request)) is not None:
+            return offer
         offer = self._admission.offer(request)
         if offer.blocked:
             self._called_off |= self.transit.call_off(request)
@@ -161,8 +142,11 @@ class Engine:
         return self._current is not None
 
     def submit(self, request: Request) -> None:
-        """Put ``request`` into the queue."""
+        """Put ``request`` into the queue; its first layers may begin to load while others compute."""
         self._waiting.add(request)
+        if self._current is not None:
+            self._early.begin()
+            self.transit.submit(self.clock.now())
 
     def step(self, now: float, horizon: Callable[[], float] = lambda: IDLE) -> float:
         """Commit the iteration that ended at ``now``, begin the next one, and return when it ends (``IDLE``: nothing
@@ -185,6 +169,7 @@ class Engine:
         work = [item for share in plan.shares if (item := self._accept(share, offers, now)) is not None]
         if not work:
             return self._stuck_or_idle(plan, now)
+        self._early.begin()
         self.store.copy_ahead()
         counts = self._batcher.count(work)
         batch = self._batcher.build(work, plan.stable, self.transit.horizon(horizon, now) - now)
@@ -198,6 +183,8 @@ class Engine:
         plan = self.policies.scheduling.plan(self)
         if self._called_off:
             self._settle(now)
+            plan = self.policies.scheduling.plan(self)
+        if (plan.suspended or not plan.shares) and self._early.give_up():
             plan = self.policies.scheduling.plan(self)
         return plan
 
@@ -239,7 +226,7 @@ class Engine:
         for share in plan.shares:
             if share.offer is not None:
                 assert isinstance(share.request, Request)
-                offer = self._admission.accept(share.request)
+                offer = self._early.offer(share.request) or self._admission.accept(share.request)
                 if offer is not None:
                     offers[share.request.id] = offer
         return offers
@@ -283,8 +270,9 @@ class Engine:
         except OutOfPages:
             self._undo(share, offer)
             return None
-        for part in loads:
-            self.store.load(request.held, part.start, part.stop, part.tier, request.id)
+        if not self._early.admit(request):
+            for part in loads:
+                self.store.load(request.held, part.start, part.stop, part.tier, request.id)
         if tokens:
             self._allocate(request, tokens)
         self._admission.note(request, offer, now)
@@ -297,7 +285,7 @@ class Engine:
 
     def _undo(self, share: Share, offer: Offer) -> None:
         assert isinstance(share.request, Request)
-        self._release(share.request, used_tokens(offer.restore))
+        self._early.release(share.request, offer)
 
     def _allocate(self, request: Request, tokens: int) -> None:
         for start, stop in request.peek(tokens):
@@ -313,11 +301,7 @@ class Engine:
         self.suspensions += 1
 
     def _release(self, request: Request, computed_tokens: int) -> None:
-        assert request.lease is not None
-        self.store.release(request.lease, request.log, computed_tokens, self.policies.prefetch.reuses)
-        request.lease = None
-        request.allocated_tokens = 0
-        request.expect([Missing(0, request.known_tokens)])
+        request.let_go(self.store, computed_tokens, self.policies.prefetch.reuses)
 
     # --- computing ----------------------------------------------------------------------------------------------
 

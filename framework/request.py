@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import Lease, PageStore
+from .memory import Keep, Lease, PageStore
 from .metrics.records import RequestRecord
 from .workloads.tokens import TokenLog
 
@@ -81,6 +81,13 @@ class Request:
         """
         store.extend(self.held, start, stop)
         self.allocated_tokens = max(self.allocated_tokens, -(-stop // store.page_size) * store.page_size)
+
+    def let_go(self, store: PageStore, computed_tokens: int, keep: Keep) -> None:
+        """Give the lease back; ``keep`` of the leading ``computed_tokens`` tokens stays stored."""
+        store.release(self.held, self.log, computed_tokens, keep)
+        self.lease = None
+        self.allocated_tokens = 0
+        self.expect([Missing(0, self.known_tokens)])
 
     def take(self, tokens: int) -> list[Missing]:
         """The first ``tokens`` missing tokens, as ranges; they count as computed from now on."""

@@ -103,6 +103,7 @@ class Server:
             queue=self._queue,
             links=backend.links,
             max_tokens=backend.max_tokens,
+            num_layers=backend.shape.num_layers,
         )
         session = Session(
             *(self._workload, [engine], chosen.routing, backend.clock, recorder),

@@ -41,7 +41,8 @@ class Transit:
         self._ahead = LookAhead(store, prefetch, queue, self._traffic)
         self._deferred = DeferredLoads()
         self._blocking: set[int] = set()  # requests whose loads come before the first layer of their iteration
-        self._loads: list[Transfer] = []  # that the iteration which is being built waits for
+        self._loads: dict[int, list[Transfer]] = {}  # of requests that have not joined an iteration yet
+        self._joining: list[int] = []  # requests that join the iteration which is being built
 
     # --- before an iteration ------------------------------------------------------------------------------------
 
@@ -59,8 +60,14 @@ class Transit:
         self._ahead.served(request)
         if offer.deferred:
             self._deferred.add(request, now_s)
-        elif offer.load_pages and offer.restore.loading == "blocking":
+            return
+        self._joining.append(request.id)
+        if offer.restore.loading == "blocking":
             self._blocking.add(request.id)
+
+    def released(self, request: Request) -> None:
+        """``request`` gave up its pages before it joined an iteration: nobody waits for its loads."""
+        self._loads.pop(request.id, None)
 
     def horizon(self, arrival_s: Callable[[], float], now_s: float) -> float:
         """When a stretch of equal steps must end: something arrives, or a transfer ends that somebody waits for."""
@@ -72,12 +79,10 @@ class Transit:
         """Submit all moves; let ``batch`` wait for its loads, and for copies of pages that it writes to."""
         batch.start_s = now_s
         self.submit(now_s)
-        if not self._traffic.busy:
-            return
         batch.waits = self._traffic.blocking(self._store.device.to_be_computed())
-        for transfer in self._loads:
-            (batch.waits if transfer.move.request in self._blocking else batch.loads).append(transfer)
-        self._loads.clear()
+        for request in self._joining:
+            (batch.waits if request in self._blocking else batch.loads).extend(self._loads.pop(request, ()))
+        self._joining.clear()
         self._blocking.clear()
         if (buffer := self._writeback.buffer_tokens) is not None:
             batch.waits += self._traffic.excess_down(buffer // self._store.page_size)
@@ -90,7 +95,7 @@ class Transit:
                 if transfer.move.request in self._deferred:
                     self._deferred.submitted(transfer)
                 else:
-                    self._loads.append(transfer)
+                    self._loads.setdefault(transfer.move.request, []).append(transfer)
         self._ahead.submitted(transfers)
 
     # --- after --------------------------------------------------------------------------------------------------

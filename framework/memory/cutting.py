@@ -62,6 +62,9 @@ def _move_to_root(pages: Pages, run: Run) -> None:
     root.children[key] = run
     for part in run.below():
         part.start -= shift
+    for tier, pool in pages.pools.items():
+        if parent.slots[tier] is not None and not parent.pins and not parent.is_spare(tier):
+            pool.eviction.released(parent)  # it may have become a leaf
     pages.tree.prune(parent)
 
 

@@ -18,7 +18,8 @@ def find(pages: Pages, claims: Claims, log: TokenLog, known_tokens: int, convers
     whole = not chain or chain[-1][1] == end.pages
     tail = pages.tree.tail_of(end, conversation, log, known_tokens) if whole else None
     matched = sum(count for _, count in chain)
-    blocked = any(_being_filled(claims, run) for run, _ in chain)
+    own = end.tails.get(conversation) if whole else None
+    blocked = any(_being_filled(claims, run) for run, _ in chain) or (own is not None and own.claimed)
     blocked |= matched < len(keys) and int(keys[matched]) in claims
     return Match(chain, tail, Residency(_spans(pages, chain, tail), pages.page_size), blocked)
 

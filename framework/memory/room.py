@@ -30,6 +30,14 @@ class Room:
         pool = self._pages.pools[tier]
         if pages > pool.available_pages:
             raise OutOfPages(f"{pages} pages wanted, {pool.available_pages} of {pool.capacity} can be had")
+        while pages > pool.free_pages:  # again, where making room below gave the policy spare runs back
+            before = pool.free_pages
+            self._free(pool, pages)
+            if pool.free_pages <= before:
+                raise RuntimeError(f"eviction policy {pool.eviction.name!r} named too few victims")
+
+    def _free(self, pool: TierPool, pages: int) -> None:
+        """Reclaim and evict until ``pages`` slots are free, or the policy names no more."""
         while pool.spare and pages > pool.free_pages:
             self._reclaim(pool, pages - pool.free_pages)
         if pages <= pool.free_pages:
@@ -38,8 +46,6 @@ class Room:
             self._evict(pool, victim)
             if pages <= pool.free_pages and not victim.more:
                 return
-        if pages > pool.free_pages:
-            raise RuntimeError(f"eviction policy {pool.eviction.name!r} named too few victims")
 
     def copy_ahead(self, tier: Tier, pages: int) -> None:
         """Copy ``pages`` pages of ``tier`` down, those that would leave first; they become spare. Stops where the tier

@@ -23,7 +23,7 @@ from .pages import Pages
 from .recovery import adopt, lose
 from .room import OutOfPages, Room
 from .run import Keys, Run, Slots, common_pages
-from .tails import keep_tail, load_tail, put_back_tail, take_tail
+from .tails import keep_tail, load_rest_of_tail, load_tail, put_back_tail, take_tail
 from .tree import set_slots
 
 Keep = Literal["nothing", "pages", "tokens"]
@@ -162,13 +162,22 @@ class PageStore:
 
     # --- loading --------------------------------------------------------------------------------------------
 
-    def load(self, lease: Lease, start: int, stop: int, source: Tier, request: int) -> None:
+    def load(
+        self,
+        lease: Lease,
+        start: int,
+        stop: int,
+        source: Tier,
+        request: int,
+        layers: tuple[int, int] | None = None,
+    ) -> None:
         """Bring the tokens ``start`` .. ``stop``, which ``source`` holds, into new device slots; there is room.
 
-        They count as claimed until :meth:`loaded`.
+        They count as claimed until :meth:`loaded`. ``layers``: the first one and how many; what is left of them is for
+        :meth:`load_rest`.
         """
         first, last = start // self.page_size, -(-stop // self.page_size)
-        how = {"request": request, "urgent": True}
+        how = {"request": request, "urgent": True, "layers": layers}
         for run in self._holes_between(lease, first, last):
             slots = self.device.take(run.pages)
             lease.table[run.start : run.start + run.pages] = slots
@@ -177,7 +186,19 @@ class PageStore:
             lease.holes.remove(run)
             lease.loading.append(run)
         if lease.tail is not None and first <= lease.tail.page < last:
-            load_tail(self.pages, lease, request)
+            load_tail(self.pages, lease, request, layers)
+
+    def load_rest(self, lease: Lease, done: int, layers: int, request: int) -> None:
+        """Load the layers from ``done`` up to ``layers`` of what ``lease`` loads from the host."""
+        rest = (done, layers - done)
+        if done < layers:
+            for run in lease.loading:
+                slots = run.slots[Tier.DEVICE]
+                assert slots is not None
+                how = {"request": request, "urgent": True, "layers": rest}
+                self.pages.copy(run, Tier.HOST, Tier.DEVICE, slots, "swap-in", **how)
+        if lease.tail is not None:
+            load_rest_of_tail(self.pages, lease, request, rest if done < layers else None)
 
     def _holes_between(self, lease: Lease, first: int, last: int) -> list[Run]:
         """The holes of ``lease`` from page ``first`` to ``last``, cut at both."""
@@ -315,13 +336,15 @@ class PageStore:
         if keep != "nothing":
             self.publish(lease, log, computed_tokens)
         self.claims.drop(lease)
+        loaded = lease.tail is None
         put_back_tail(self.pages, lease)
         tail = None
         fill = computed_tokens - lease.published * self.page_size
         kept = keep == "tokens" and 0 < fill < self.page_size and not lease.private
-        if kept and lease.table[lease.published] >= 0:
+        if kept and loaded and lease.table[lease.published] >= 0:
             tail = keep_tail(self.pages, lease, log.tail_key(self.page_size, computed_tokens), fill)
-            self._write_through(tail)
+            if tail is not None:
+                self._write_through(tail)
         own = lease.own_slots()
         if len(own):
             self.device.give(own)

@@ -6,7 +6,7 @@ from ..policy import Tier
 from .lease import Lease, StoredTail
 from .moves import Move
 from .pages import Pages
-from .run import Run
+from .run import Run, Slots
 
 
 def take_tail(pages: Pages, lease: Lease, tail: Run) -> None:
@@ -26,16 +26,32 @@ def take_tail(pages: Pages, lease: Lease, tail: Run) -> None:
         lease.tail = StoredTail(tail.start, nearest, slots, tail.keys, tail.fill)
 
 
-def load_tail(pages: Pages, lease: Lease, request: int) -> None:
-    """The partial page of ``lease`` comes to a device slot, for which there is room."""
+def load_tail(pages: Pages, lease: Lease, request: int, layers: tuple[int, int] | None) -> None:
+    """The partial page of ``lease`` comes to a device slot, for which there is room; if only some of its layers do, its
+    place below is held until :func:`load_rest_of_tail`."""
     tail = lease.tail
     assert tail is not None
     slots = pages.device.take(1)
     lease.table[tail.page] = slots[0]
-    move = Move(tail.tier, Tier.DEVICE, tail.slots, slots, tail.keys, tail.keys, "swap-in", request, urgent=True)
-    pages.outbox.add(move)
+    _emit(pages, tail, slots, request, layers)
+    if layers is None:
+        pages.pools[tail.tier].give(tail.slots, in_use=True)
+        lease.tail = None
+
+
+def load_rest_of_tail(pages: Pages, lease: Lease, request: int, layers: tuple[int, int] | None) -> None:
+    """The other ``layers`` (None: there are none) follow, and the place below is free."""
+    tail = lease.tail
+    assert tail is not None
+    if layers is not None:
+        _emit(pages, tail, lease.table[tail.page : tail.page + 1].copy(), request, layers)
     pages.pools[tail.tier].give(tail.slots, in_use=True)
     lease.tail = None
+
+
+def _emit(pages: Pages, tail: StoredTail, slots: Slots, request: int, layers: tuple[int, int] | None) -> None:
+    keys, how = tail.keys, {"request": request, "urgent": True, "layers": layers}
+    pages.outbox.add(Move(tail.tier, Tier.DEVICE, tail.slots, slots, keys, keys, "swap-in", **how))  # type: ignore[arg-type]
 
 
 def put_back_tail(pages: Pages, lease: Lease) -> None:
@@ -51,9 +67,12 @@ def put_back_tail(pages: Pages, lease: Lease) -> None:
     pages.enter(run, tail.tier, tail.slots)
 
 
-def keep_tail(pages: Pages, lease: Lease, key: int, fill: int) -> Run:
-    """The last ``fill`` tokens of ``lease``, a page of its own, go into the tree; what was there leaves."""
+def keep_tail(pages: Pages, lease: Lease, key: int, fill: int) -> Run | None:
+    """The last ``fill`` tokens of ``lease``, a page of its own, go into the tree; what was there leaves. None if
+    somebody holds that."""
     old = lease.leaf.tails.get(lease.conversation)
+    if old is not None and old.pins:
+        return None
     if old is not None:
         for tier in pages.pools:
             if old.slots[tier] is not None:

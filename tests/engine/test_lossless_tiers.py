@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from kvarena.framework.policy import Scheduling, Tier
 from kvarena.framework.registry import Registry
+from kvarena.policies.prefetch.layerwise import LayerwisePreloading
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_lossless import SCHEDULERS, lossless, make, workloads
@@ -41,7 +42,7 @@ def check_tokens(run: Any, workload: ToyWorkload) -> None:
     assert all(store.available(tier) == pool.capacity for tier, pool in store.pools.items()), "a page is still held"
 
 
-@pytest.mark.parametrize("prefetch", PREFETCHERS)
+@pytest.mark.parametrize("prefetch", [*PREFETCHERS, "layerwise b1", "layerwise b2"])
 @pytest.mark.parametrize("writeback", WRITEBACKS)
 @settings(
     max_examples=40,
@@ -76,7 +77,9 @@ def test_tokens_do_not_depend_on_tiers(
         pages,
         page_size,
         eviction=make("eviction", eviction),
-        prefetch=make("prefetch", prefetch),
+        prefetch=LayerwisePreloading(buffer_layers=int(prefetch[-1]))
+        if " b" in prefetch
+        else make("prefetch", prefetch),
         scheduling=scheduling,
         writeback=make("writeback", writeback),
         below=below,
@@ -84,6 +87,8 @@ def test_tokens_do_not_depend_on_tiers(
         fault_rate=fault_rate,
     )
     check_tokens(run, workload)
+    assert not len(run.engine._early)
+    seen["early"] += sum(move.layers is not None for move in run.links.carried) if run.links else 0
     seen.update(run.links.moves if run.links else {})
     seen["faults"] += run.links.faults if run.links else 0
     seen["suspended"] += run.engine.suspensions
@@ -93,4 +98,4 @@ def test_tokens_do_not_depend_on_tiers(
 def test_all_links_were_used() -> None:
     for link in ("device->host", "host->device", "host->disk", "device->disk", "disk->device"):
         assert seen[link] > 50, seen
-    assert min(seen["faults"], seen["suspended"], seen["stalls"]) > 20, seen
+    assert min(seen["faults"], seen["suspended"], seen["stalls"], seen["early"]) > 20, seen

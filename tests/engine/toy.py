@@ -12,7 +12,7 @@ import numpy as np
 
 from kvarena.framework.engine import Engine, EnginePolicies
 from kvarena.framework.execution.clocks import VirtualClock
-from kvarena.framework.execution.contract import Batch, Segment, StepResult
+from kvarena.framework.execution.contract import Batch, Clock, Segment, StepResult
 from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory import PageStore
 from kvarena.framework.memory.moves import Move
@@ -28,6 +28,7 @@ from kvarena.policies.truncation.none import NoTruncation
 from kvarena.policies.writeback.none import NoWriteback
 
 VOCABULARY = 97
+LAYERS = 2
 
 
 def next_token(ids: Sequence[int]) -> int:
@@ -61,6 +62,7 @@ class ToyLinks:
         self.finished: list[Transfer] = []
         self.planned: dict[Transfer, tuple[float, float]] = {}
         self.moves: Counter[str] = Counter()
+        self.carried: list[Move] = []
         self.faults = 0
         self.reached_s = 0.0
 
@@ -70,6 +72,7 @@ class ToyLinks:
         self.planned[transfer] = (start_s, start_s + move.pages * self.page_s * self.rng.uniform(0.1, 10))
         self.flying.append(transfer)
         self.moves[move.link] += move.pages
+        self.carried.append(move)
         return transfer
 
     def end_s(self, transfer: Transfer) -> float:
@@ -93,7 +96,8 @@ class ToyLinks:
             faulty = self.rng.random(move.pages) < self.fault_rate
         if move.source is Tier.DISK:
             faulty |= self.disk_keys[move.source_slots] != move.keys
-        self.slots[move.target][move.target_slots] = self.slots[move.source][move.source_slots]
+        if move.layers is None or sum(move.layers) == LAYERS:  # what the toy stores is in its last layer
+            self.slots[move.target][move.target_slots] = self.slots[move.source][move.source_slots]
         if move.target is Tier.DISK:
             self.disk_keys[move.target_slots] = np.where(faulty, 0, move.keys)
         self.slots[move.target][move.target_slots[faulty]] = -7
@@ -279,12 +283,14 @@ def serve(
     window: int | None = None,
     seed: int = 0,
     fault_rate: float = 0.0,
+    clock: Clock | None = None,
 ) -> Run:
     """Serve ``workload`` to the end, on the toy model unless another ``executor`` is given.
 
-    ``window``: the most tokens that a context may have. ``below``: pages of the host and disk tiers.
+    ``window``: the most tokens that a context may have. ``below``: pages of the host and disk tiers. ``clock``: that of
+    ``links``, None: a virtual one.
     """
-    recording, clock, arrivals, queue = Recording(), VirtualClock(), Arrivals(), WaitingQueue()
+    recording, clock, arrivals, queue = Recording(), clock or VirtualClock(), Arrivals(), WaitingQueue()
     capacity = {Tier.DEVICE: num_pages, **(below or {})}
     writeback = writeback or NoWriteback()
     store = PageStore(
@@ -302,6 +308,12 @@ def serve(
         links = ToyLinks(slots, seed, fault_rate)
     executor = executor or ToyExecutor(num_pages, page_size, links)
     policies = EnginePolicies(scheduling, prefetch, writeback, truncation or NoTruncation(), NoCompression())
-    engine = CheckedEngine(executor, store, policies, recording, clock, queue=queue, links=links, max_tokens=window)
+    engine = CheckedEngine(
+        *(executor, store, policies, recording, clock),
+        queue=queue,
+        links=links,
+        max_tokens=window,
+        num_layers=LAYERS,
+    )
     Session(workload, [engine], SingleInstance(), clock, recording, arrivals=arrivals).run()
     return Run(recording, engine, executor, links)
