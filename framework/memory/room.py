@@ -7,6 +7,8 @@ from .pages import Pages
 from .pool import TierPool
 from .run import Run
 
+ROOM_SHARE = 64  # of a tier at most one such part is freed in advance of what comes down
+
 
 class OutOfPages(RuntimeError):
     """More pages were asked for than are free or evictable."""
@@ -18,6 +20,7 @@ class Room:
     def __init__(self, pages: Pages, writeback: Writeback) -> None:
         self._pages = pages
         self._writeback = writeback
+        self._more = 0  # pages that are about to follow to the tier below
 
     def make(self, tier: Tier, pages: int) -> None:
         """Have ``pages`` free slots in ``tier``.
@@ -43,6 +46,7 @@ class Room:
         if pages <= pool.free_pages:
             return
         for victim in pool.eviction.victims(pages - pool.free_pages):
+            self._more = pages - pool.free_pages
             self._evict(pool, victim)
             if pages <= pool.free_pages and not victim.more:
                 return
@@ -55,6 +59,7 @@ class Room:
         for victim in pool.eviction.victims(pages):
             run = self._cut(pool, victim)
             before = pool.spare_pages
+            self._more = pages - done
             if not self._pages.copied_below(run, tier) and not self._copy_down(run, tier, "swap-out"):
                 return
             self._pages.set_aside(run, tier)
@@ -113,7 +118,8 @@ class Room:
         below = self._pages.below(tier)
         if below is None or run.pages > below.available_pages:
             return False
-        self.make(below.tier, run.pages)
+        more, self._more = min(self._more, below.capacity // ROOM_SHARE), 0  # or it is asked for every chunk again
+        self.make(below.tier, min(max(run.pages, more), below.available_pages))
         slots = below.take(run.pages)
         self._pages.copy(run, tier, below.tier, slots, reason, yields=self._writeback.yields)
         self._pages.enter(run, below.tier, slots)

@@ -125,11 +125,11 @@ class PageStore:
             if wanted <= 0:
                 break
             self._hold(lease, self.pages.split(run, wanted) if wanted < run.pages else run)
-        if first:
-            for run in reversed(list(lease.leaf.chain())):
-                self._touch(run, conversation)
         if match.tail is not None and match.tail.start * self.page_size < tokens:
             take_tail(self.pages, lease, match.tail)
+        if first:  # last, for it may copy pages down and so evict what nobody holds
+            for run in reversed(list(lease.leaf.chain())):
+                self._touch(run, conversation)
         self.leases.add(lease)
         self.device.eviction.wanted(np.concatenate([*(hole.keys for hole in lease.holes), keys[lease.published :]]))
         self.claims.take(lease)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,11 +93,22 @@ class RetentionValue(Eviction):
             run = heapq.heappop(heap)[3]
             if run not in self._idle:  # it became part of another run meanwhile
                 continue
-            parent, pages = run.parent, min(run.pages, chunk)
+            bound = self._least_s / (self.view.tick - tick + 1) if tick is not None else math.inf
+            parent, pages = run.parent, self._leaving(run, need, chunk, min(bound, heap[0][0] if heap else math.inf))
             whole = pages == run.pages
             need -= pages
             yield Victim(run, pages, end)
             self._push(heap, self._rest(run, parent, whole))
+
+    def _leaving(self, run: RunView, need: int, chunk: int, limit: float) -> int:
+        """Pages of ``run`` that leave one chunk after the other, before anything of value ``limit`` does."""
+        if self.view.leaves_only:  # each chunk before the last one is worth less than that
+            return min(run.pages, -(-need // chunk) * chunk)
+        idle, last = self.view.tick - run.last_use + 1, len(self._costs_s) - 1
+        pages, wanted = chunk, min(need, run.pages)
+        while pages < wanted and self._costs_s[min(run.start + pages, last)] / idle < limit:
+            pages += chunk
+        return min(pages, run.pages)
 
     def _rest(self, run: RunView, parent: RunView | None, whole: bool) -> RunView | None:
         """What may leave next where ``run`` or a part of it has left."""
