@@ -58,6 +58,8 @@ class Admission:
         request.recompute_left = _missing_below(offer, computed)
         if record.scheduled_s < 0:
             record.scheduled_s = now
+        if not request.counted:
+            request.counted = True
             self._count_reuse(record, offer)
         else:
             record.preempted += _missing_below(offer, request.computed_before)

@@ -43,6 +43,11 @@ class DeferredLoads:
         """``transfer`` is one of the loads."""
         self._by_request[transfer.move.request].transfers.add(transfer)
 
+    def owns(self, transfer: Transfer) -> bool:
+        """A request here waits for ``transfer``."""
+        deferred = self._by_request.get(transfer.move.request)
+        return deferred is not None and transfer in deferred.transfers
+
     def ended(self, transfer: Transfer) -> Deferred | None:
         """A load is over; its request if that was the last."""
         deferred = self._by_request[transfer.move.request]

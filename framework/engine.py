@@ -81,6 +81,11 @@ class Engine:
         return list(self._running.values())
 
     @property
+    def loading(self) -> int:
+        """Admitted requests that wait for their loads."""
+        return self.transit.loading
+
+    @property
     def waiting(self) -> Collection[Request]:
         """The queue, suspended requests first."""
         return self._waiting.all()
@@ -168,7 +173,7 @@ class Engine:
         self._make_room(plan, offers)
         work = [item for share in plan.shares if (item := self._accept(share, offers, now)) is not None]
         if not work:
-            return self._stuck_or_idle(plan, now)
+            return self._stuck_or_idle(plan, now, horizon)
         self._early.begin()
         self.store.copy_ahead()
         counts = self._batcher.count(work)
@@ -188,9 +193,9 @@ class Engine:
             plan = self.policies.scheduling.plan(self)
         return plan
 
-    def _stuck_or_idle(self, plan: Plan, now: float) -> float:
+    def _stuck_or_idle(self, plan: Plan, now: float, horizon: Callable[[], float]) -> float:
         self._current = None
-        if (until := self.transit.idle_until(now)) is not None:
+        if (until := self.transit.idle_until(now, horizon())) is not None:
             return max(until, self.clock.now())
         if plan.suspended:
             return self.clock.now()
@@ -213,6 +218,7 @@ class Engine:
             self.store.loaded(request.held)
             self._running[request.id] = request
             return
+        request.counted = request.computed_before > 0  # what did not arrive was no hit
         self._release(request, 0)
         for slots in deferred.damaged:
             self.store.lose(Tier.DISK, slots)

@@ -56,7 +56,8 @@ class LookAhead:
             on_disk = self._store.fetches.wanted_pages(match) * self._store.page_size
             if not on_disk or not self._prefetch.fetches(on_disk):
                 continue
-            runs = self._store.fetches.start(match, wanted.id)
+            hasty = self._prefetch.patience_s(on_disk) < float("inf")
+            runs = self._store.fetches.start(match, wanted.id, in_pieces=hasty)
             if runs:
                 tokens = sum(run.pages for run in runs) * self._store.page_size
                 self._looked[wanted.id] = -1

@@ -53,6 +53,7 @@ class Request:
 
     lease: Lease | None = None
     computed_before: int = 0
+    counted: bool = False
     recompute_left: int = 0
 
     @property

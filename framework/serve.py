@@ -14,7 +14,8 @@ from typing import Any
 
 from .backends import Backend, open_backend
 from .composition import Parts, TorchBackend, option, prepare, refusing
-from .engine import Engine, EnginePolicies
+from .engine import Engine
+from .iteration import EnginePolicies
 from .memory import PageStore
 from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
 from .metrics.files import replace_text
@@ -121,6 +122,7 @@ class Server:
             peak_pages=self.store.device.peak_pages,
             host_bytes=backend.tier_bytes(Tier.HOST),
             disk_bytes=backend.tier_bytes(Tier.DISK),
+            adopted_pages=self.adopted,
             faults=backend.disk.faults if backend.disk is not None else {},
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Traffic:
     def _submit(self, move: Move, now_s: float) -> Transfer:
         assert self._links is not None
         source, target = self._hazards[move.source], self._hazards[move.target]
-        earlier = self._known(source.reader[move.source_slots])
+        earlier = sorted(self._reach(source.reader[move.source_slots]))
         after = {*self._known(source.writer[move.source_slots]), *self._touching(move.target, move.target_slots)}
         transfer = self._links.submit(move, now_s, [self._flying[number] for number in sorted(after)])
         self._submitted += 1
@@ -75,14 +75,20 @@ class Traffic:
 
     def _touching(self, tier: Tier, slots: Slots) -> set[int]:
         hazards = self._hazards[tier]
+        return self._reach(hazards.reader[slots]) | self._reach(hazards.writer[slots])
+
+    def _reach(self, numbers: NDArray[np.int64]) -> set[int]:
+        """Those of ``numbers`` that are in flight, and of what each of them stands for."""
+        if not self._flying:
+            return set()
         found: set[int] = set()
-        stack = [*np.unique(hazards.reader[slots]).tolist(), *np.unique(hazards.writer[slots]).tolist()]
+        stack = np.unique(numbers).tolist()
         while stack:
             number = stack.pop()
-            if number in self._flying:
+            if number not in found:
                 found.add(number)
-            stack += [other for other in self._also.get(number, ()) if other not in found]
-        return found
+                stack += self._also.get(number, ())
+        return found & self._flying.keys()
 
     def blocking(self, slots: Slots) -> list[Transfer]:
         """Transfers in flight that read or write the device ``slots``, which an iteration is about to overwrite."""
@@ -111,8 +117,11 @@ class Traffic:
             number = self._number.pop(transfer)
             del self._flying[number]
             if not transfer.cancelled:
-                self._also.pop(number, None)
                 self._recorder.transfer(self._record(transfer))
+        if done and self._also:  # an entry stays as long as something that it stands for is in flight
+            known, flying = self._also, self._flying
+            left = {number: [o for o in after if o in flying or o in known] for number, after in known.items()}
+            self._also = {number: after for number, after in left.items() if after}
         return done
 
     def _record(self, transfer: Transfer) -> TransferRecord:
@@ -132,7 +141,11 @@ class Traffic:
         """See ``Links.next_end_s``."""
         return self._links.next_end_s(now_s) if self._links is not None and self._flying else float("inf")
 
-    def wait(self) -> None:
+    def closed(self) -> Collection[Tier]:
+        """See ``Links.closed``."""
+        return () if self._links is None else self._links.closed()
+
+    def wait(self, timeout_s: float) -> None:
         """See ``Links.wait``."""
         if self._links is not None and self._flying:
-            self._links.wait()
+            self._links.wait(timeout_s if timeout_s < float("inf") else None)

@@ -53,7 +53,11 @@ class Transit:
     def call_off(self, request: Request) -> bool:
         """The turn of ``request`` has come, and pages it needs are on their way: True if what has not begun is called
         off now, because it has waited long enough."""
-        return self._ahead.busy and self._ahead.call_off(request, self._store.pages.moment.now_s)
+        if not self._ahead.busy:
+            return False
+        now_s = self._store.pages.moment.now_s
+        self.submit(now_s)
+        return self._ahead.call_off(request, now_s)
 
     def admitted(self, request: Request, offer: Offer, now_s: float) -> None:
         """``request`` has left the queue; the moves of its loads are in the outbox."""
@@ -67,6 +71,7 @@ class Transit:
 
     def released(self, request: Request) -> None:
         """``request`` gave up its pages before it joined an iteration: nobody waits for its loads."""
+        self.submit(self._store.pages.moment.now_s)
         self._loads.pop(request.id, None)
 
     def horizon(self, arrival_s: Callable[[], float], now_s: float) -> float:
@@ -107,19 +112,28 @@ class Transit:
             move = transfer.move
             if len(transfer.failed):
                 self.faults[move.link] += len(transfer.failed)
+                self._store.room.closed = frozenset(self._traffic.closed())
             if move.reason == "fetch":
                 self._ahead.ended(transfer)
-            elif move.target is Tier.DEVICE and move.request in self._deferred:
+            elif self._deferred.owns(transfer):
                 if (deferred := self._deferred.ended(transfer)) is not None:
                     joined.append(deferred)
             elif len(transfer.failed):
                 self._store.lose(move.target, move.target_slots[transfer.failed])
         return joined
 
-    def idle_until(self, now_s: float) -> float | None:
-        """Nothing is computed: submit all moves and tell when a transfer ends next; None if nothing is on its way."""
+    @property
+    def loading(self) -> int:
+        """Requests that wait for their loads before they join an iteration."""
+        return len(self._deferred)
+
+    def idle_until(self, now_s: float, arrival_s: float) -> float | None:
+        """Nothing is computed: submit all moves and tell when a transfer ends next; None if nothing is on its way.
+
+        On a real clock it waits for that, but not beyond ``arrival_s``, when something else is to be done.
+        """
         self.submit(now_s)
         if not self._traffic.busy:
             return None
-        self._traffic.wait()
+        self._traffic.wait(max(0.0, arrival_s - now_s))
         return self._traffic.next_end_s(now_s)

@@ -57,7 +57,7 @@ class DiskFolder:
 
 
 def claim_folder(path: Path, meta: FolderMeta) -> DiskFolder:
-    """Lock ``path`` (made if need be) for pages as ``meta`` says.
+    """Lock ``path`` (made if need be, but not what it is in: a disk may not be mounted) for pages as ``meta`` says.
 
     What a run that did not persist left behind is cleared; what a persistent one left is kept if it matches.
 
@@ -68,7 +68,9 @@ def claim_folder(path: Path, meta: FolderMeta) -> DiskFolder:
     """
     try:
         made = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
+        if made and not path.parent.exists():
+            raise ValueError(f"disk folder {path} cannot be made: there is no {path.parent}")
+        path.mkdir(exist_ok=True)
         _refuse_strangers(path)
         lock_fd = _lock(path)
         try:

@@ -264,12 +264,16 @@ class SimulatedLinks(LinkSet):
         self.enter(transfer, route, now_s, after)
         return transfer
 
-    def wait(self) -> None:
+    def wait(self, timeout_s: float | None = None) -> None:
         """Returns at once: on a virtual clock it is the clock that waits."""
 
     def problems(self) -> list[str]:
         """None: nothing fails here."""
         return []
+
+    def closed(self) -> tuple[Tier, ...]:
+        """None: nothing is ever full here."""
+        return ()
 
     def close(self) -> None:
         """Nothing is held."""

@@ -153,6 +153,11 @@ class TorchLinks:
         """See :class:`transfers.Links`."""
         return self._queue.problems() + (self._disk.problems() if self._disk is not None else [])
 
+    def closed(self) -> tuple[Tier, ...]:
+        """See :class:`transfers.Links`."""
+        writable = self._disk is None or getattr(self._disk, "writable", True)
+        return () if writable else (Tier.DISK,)
+
     def close(self) -> None:
         """Finish what goes to the disk, call off what else has not begun, end the threads; twice is once."""
         if not self._pools:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..memory.moves import Move
+from ..policy import Tier
 
 
 @dataclass(slots=True, eq=False)
@@ -61,9 +62,9 @@ class Links(Protocol):
         flight. On a real clock, which cannot know: ``now_s`` while anything is in flight."""
         ...
 
-    def wait(self) -> None:
-        """Nothing computes: return once a transfer has ended that was not polled yet, or at once if nothing is in
-        flight. On a virtual clock: at once."""
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Nothing computes: return once a transfer has ended that was not polled yet, or ``timeout_s`` have passed, or
+        at once if nothing is in flight. On a virtual clock: at once."""
         ...
 
     def cancel(self, transfer: Transfer) -> bool:
@@ -72,6 +73,10 @@ class Links(Protocol):
 
     def problems(self) -> list[str]:
         """Warnings since the last call, one line each (a disk that is full, a page that failed its checksum)."""
+        ...
+
+    def closed(self) -> Collection[Tier]:
+        """Tiers that take nothing more (a disk that is full); what is in them can still be read."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from .pages import Pages
 from .room import Room
 from .run import Run
 
+PIECE_PAGES = 32
+
 
 class Fetches:
     """Runs on their way from disk to host: claimed, so that nobody fetches or computes them again, and pinned."""
@@ -21,9 +23,11 @@ class Fetches:
         """Pages of ``match`` that only the disk holds."""
         return sum(pages for _, pages in _on_disk_alone(match))
 
-    def start(self, match: Match, request: int) -> list[Run]:
+    def start(self, match: Match, request: int, *, in_pieces: bool = False) -> list[Run]:
         """Start fetching what ``match`` has on disk alone, front first, as far as the host has room; what was begun."""
         wanted = [run if pages == run.pages else self._pages.split(run, pages) for run, pages in _on_disk_alone(match)]
+        if in_pieces:
+            wanted = [piece for run in wanted for piece in self._cut(run)]
         for run in wanted:  # all at once: making room may change what nobody holds
             self._pin(run)
         fits = [run for run in wanted if self._start(run, request)]
@@ -31,6 +35,13 @@ class Fetches:
             if run not in self.runs:
                 self._unpin(run)
         return fits
+
+    def _cut(self, run: Run) -> list[Run]:
+        """``run`` in pieces, front first, each of which can be called off."""
+        pieces: list[Run] = []
+        while run.pages > PIECE_PAGES:
+            pieces.append(self._pages.split(run, PIECE_PAGES))
+        return [*pieces, run]
 
     def _pin(self, run: Run) -> None:
         for held in run.chain():  # what a context begins with may not leave where its continuation stays

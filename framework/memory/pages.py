@@ -38,7 +38,8 @@ class Pages:
         self.tree = PageTree(page_size)
         self.moment = Moment()
         self.outbox = Outbox()
-        around = Surroundings(page_size, leaves_only, costs, queue or EmptyQueue(), self.moment, future)
+        waiting = EmptyQueue() if queue is None else queue  # an empty queue is false
+        around = Surroundings(page_size, leaves_only, costs, waiting, self.moment, future)
         self.pools: dict[Tier, TierPool] = {}
         for tier in sorted(capacity):
             lower = sum(pages for other, pages in capacity.items() if other > tier)

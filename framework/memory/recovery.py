@@ -12,10 +12,12 @@ from .run import Keys, Run, Slots
 def lose(pages: Pages, tier: Tier, slots: Slots) -> int:
     """See ``PageStore.lose``."""
     lost = 0
+    damaged = np.zeros(pages.pools[tier].capacity, dtype=bool)
+    damaged[slots] = True
     for found in [run for run in pages.tree.root.below() if run.parent is not None]:
         run: Run | None = found
         held = found.slots[tier]
-        bad = np.flatnonzero(np.isin(held, slots)).tolist() if held is not None else []
+        bad = np.flatnonzero(damaged[held]).tolist() if held is not None else []
         lost += len(bad)
         while bad and run is not None:
             run = _lose_page(pages, run, bad.pop(), tier)
@@ -38,7 +40,7 @@ def _lose_page(pages: Pages, run: Run, page: int, tier: Tier) -> Run | None:
 def adopt(pages: Pages, tier: Tier, slots: Slots, keys: Keys, parents: Keys) -> int:
     """See ``PageStore.adopt``. O(pages)."""
     kids = _kids(keys, parents)
-    tree, placed = pages.tree, 0
+    tree, placed = pages.tree, list[int]()
     stack = [(tree.root, row) for row in kids.get(0, [])]
     while stack:
         parent, row = stack.pop()
@@ -46,11 +48,11 @@ def adopt(pages: Pages, tier: Tier, slots: Slots, keys: Keys, parents: Keys) -> 
         while len(below := kids.get(int(keys[chain[-1]]), [])) == 1:
             chain += below
         run = tree.add(parent, keys[chain], parent.start + parent.pages, -1, pages.tick)
-        pages.pools[tier].take_these(slots[chain])
         pages.enter(run, tier, slots[chain])
-        placed += len(chain)
+        placed += chain
         stack += [(run, other) for other in below]
-    return placed
+    pages.pools[tier].take_these(slots[placed])
+    return len(placed)
 
 
 def _kids(keys: Keys, parents: Keys) -> dict[int, list[int]]:

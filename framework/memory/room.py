@@ -20,6 +20,7 @@ class Room:
     def __init__(self, pages: Pages, writeback: Writeback) -> None:
         self._pages = pages
         self._writeback = writeback
+        self.closed: frozenset[Tier] = frozenset()  # tiers into which nothing more is copied
         self._more = 0  # pages that are about to follow to the tier below
 
     def make(self, tier: Tier, pages: int) -> None:
@@ -116,7 +117,7 @@ class Room:
 
     def _copy_down(self, run: Run, tier: Tier, reason: str) -> bool:
         below = self._pages.below(tier)
-        if below is None or run.pages > below.available_pages:
+        if below is None or below.tier in self.closed or run.pages > below.available_pages:
             return False
         more, self._more = min(self._more, below.capacity // ROOM_SHARE), 0  # or it is asked for every chunk again
         self.make(below.tier, min(max(run.pages, more), below.available_pages))

@@ -85,7 +85,8 @@ class RunTotals:
     """What no row tells, filled by the engine at the end of the whole run, warm-up included.
 
     ``evicted_pages`` by tier name (``device``, ``host``, ``disk``); ``peak_pages``: most device pages in use at once;
-    ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost. ``faults``: how often what went wrong with a
+    ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost. ``adopted_pages``: pages that an earlier run
+    left on disk and this one found. ``faults``: how often what went wrong with a
     tier, by kind; none of them changed an answer.
     """
 
@@ -94,6 +95,7 @@ class RunTotals:
     host_bytes: int = 0
     disk_bytes: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    adopted_pages: int = 0
 
 
 class Recorder(Protocol):

@@ -224,6 +224,7 @@ def _cache(ok: Rows, totals: RunTotals) -> Section:
             for turn, rows in _by_turn(ok)
         ],
         "evicted_pages": dict(totals.evicted_pages),
+        "adopted_pages": totals.adopted_pages,
         "faults": dict(totals.faults),
         "suspensions": _sum(ok, "suspensions"),
     }

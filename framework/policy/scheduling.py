@@ -21,6 +21,11 @@ class SchedulerView(Protocol):
         ...
 
     @property
+    def loading(self) -> int:
+        """How many admitted requests wait for their loads; they will be running."""
+        ...
+
+    @property
     def waiting(self) -> Collection[RequestView]:
         """The queue: suspended requests first, then by arrival."""
         ...
@@ -119,7 +124,7 @@ def admit_whole_prompts(
     while anything else runs. A request whose pages another one is computing is passed over.
     """
     running = len(view.running)
-    slots, admitted = max_running - running, False
+    slots, admitted = max_running - running - view.loading, False
     for request in view.waiting:
         if not slots:
             return

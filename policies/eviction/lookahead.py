@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ...framework.policy import Eviction, Future, RunView, TierView, Victim, register
+from ...framework.policy import Eviction, Future, RunView, Tier, TierView, Victim, register
 
 
 @dataclass(slots=True)
@@ -27,7 +27,8 @@ class LookAhead(Eviction):
     session inside the window is dropped from the last tier only if nothing else is left. S_kv is the mean size of the
     sessions that the tier holds, C_mem + C_disk the tier's own pages and those of all tiers below. Sessions that were
     idle for more than ``ttl_s`` seconds (the paper's capacity experiment: one hour; null: never) leave before all
-    others and have no place in the window.
+    others and have no place in the window. Where the disk must drop something, its copies of what was fetched to the
+    host leave before any session is lost, those needed soonest first: the two tiers hold C_mem + C_disk together.
 
     Deviations: a run that several conversations share belongs to the one that used it last; what is pinned stays, so
     that a session may leave in part; the paper's exemption from dropping is strict, here it yields before a request
@@ -106,7 +107,23 @@ class LookAhead(Eviction):
     def _expired(self, session: Session) -> bool:
         return self.ttl_s is not None and self.view.now_s - session.used_s > self.ttl_s
 
+    def _fetched(self) -> Iterator[RunView]:
+        """On disk: what the host holds too for waiting sessions, the next one first, each from its end."""
+        if self.view.tier is not Tier.DISK:
+            return
+        positions = {conversation: self.view.queue.position(conversation) for conversation in self._sessions}
+        for _, conversation in sorted((at, conversation) for conversation, at in positions.items() if at is not None):
+            session = self._sessions.get(conversation)
+            runs = [run for run in session.runs if run.held_by(Tier.HOST)] if session else []
+            yield from sorted(runs, key=lambda run: -run.start)
+
     def victims(self, need: int) -> Iterator[Victim]:
+        for run in self._fetched():
+            if need <= 0:
+                return
+            if run in self._home and self.view.evictable(run):
+                need -= run.pages
+                yield Victim(run, run.pages)
         found = True
         while found:  # again, where a session kept what another one's pages followed
             found = False

@@ -33,7 +33,7 @@ class Chunked(Scheduling):
         return plan
 
     def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int) -> None:
-        slots = self.max_running - len(view.running)
+        slots = self.max_running - len(view.running) - view.loading
         for request in view.waiting:
             if not (slots and budget):
                 return

@@ -42,7 +42,7 @@ class LongestPrefix(Scheduling):
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)
         budget, room = serve_running(view, plan, view.running, self.max_batched_tokens)
-        slots = self.max_running - len(view.running)
+        slots = self.max_running - len(view.running) - view.loading
         if budget and slots and room and not plan.suspended:
             self._admit(view, plan, budget, room, slots)
         return plan

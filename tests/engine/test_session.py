@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +18,14 @@ from kvarena.framework.execution.clocks import VirtualClock
 from kvarena.framework.execution.contract import ModelShape
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.simulated import SimulatedExecutor
+from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory import PageStore, Run
-from kvarena.framework.policy import Prefetch, Scheduling, Tier
+from kvarena.framework.metrics.records import RequestRecord
+from kvarena.framework.policy import Plan, Prefetch, Scheduling, Tier
+from kvarena.framework.request import Request
 from kvarena.framework.schema import build
 from kvarena.framework.session import Arrivals, Session
+from kvarena.framework.waiting import WaitingQueue
 from kvarena.framework.workloads import make_workload
 from kvarena.framework.workloads.conversation import Conversation, Turn
 from kvarena.framework.workloads.tokens import IdLog
@@ -34,9 +39,11 @@ from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
 from kvarena.policies.truncation.none import NoTruncation
 from kvarena.policies.writeback.none import NoWriteback
+from kvarena.policies.writeback.on_evict import OnEvict
+from kvarena.policies.writeback.write_through import WriteThrough
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import Recording, ToyWorkload, serve
+from toy import Recording, ToyCosts, ToyLinks, ToyWorkload, serve
 
 SHAPE = ModelShape("toy", 4, 256, 4, 4, 64, 1000, 4_000_000, 256_000, 2, 8192)
 
@@ -238,3 +245,61 @@ def test_decisions_do_not_depend_on_the_unseen_future() -> None:
     parting = min(record.token_times[3][0] for record in parts[0].requests if record.turn == 2)
     before = [[step for step in part.steps if step.start_s + step.duration_s < parting] for part in parts]
     assert before[0] == before[1] and len(before[0]) > 10
+
+
+def test_the_stores_policies_see_the_engines_queue() -> None:
+    """An empty queue is false: it must not be taken for none."""
+    queue = WaitingQueue()
+    store = PageStore(1, {Tier.DEVICE: 4}, {Tier.DEVICE: LRU()}, costs=ToyCosts(), writeback=NoWriteback(), queue=queue)
+    assert store.device.queue.position(3) is None
+    record = RequestRecord(0, 3, 0, 0.0, 1, 0, 0, 1)
+    queue.add(Request(0, 3, 0, 0.0, 0, 1, 1, IdLog(), record))
+    assert store.device.queue.position(3) == 0
+
+
+def test_requests_that_load_count_as_running() -> None:
+    workload = ToyWorkload([[([c, 2, 3, 4], 4), ([c, 5], 4)] for c in range(12)], 0.0, 0.0)
+    most = 0
+
+    class Watched(Chunked):
+        def plan(self, view: Any) -> Plan:
+            nonlocal most
+            most = max(most, len(view.running) + view.loading)
+            return super().plan(view)
+
+    run = serve(
+        workload,
+        14,
+        1,
+        eviction=LRU(),
+        prefetch=PrefixCache(loading="before"),
+        scheduling=Watched(max_running=2),
+        writeback=WriteThrough(),
+        below={Tier.HOST: 200},
+    )
+    assert run.recording.outputs() == workload.expected()
+    assert sum(record.reused_host for record in run.recording.requests) > 20 and most == 2
+
+
+def test_what_a_disk_damaged_is_no_hit() -> None:
+    class NothingReadsBack(ToyLinks):
+        def _perform(self, transfer: Transfer) -> None:
+            self.fault_rate = float(transfer.move.source is Tier.DISK)
+            super()._perform(transfer)
+
+    workload = ToyWorkload([[([c, 2, 3, 4], 4), ([c, 5], 4)] for c in range(6)], 5.0, 0.0)
+    slots = {tier: np.full((pages, 1), -1, dtype=np.int64) for tier, pages in ((Tier.DEVICE, 15), (Tier.DISK, 200))}
+    run = serve(
+        workload,
+        15,
+        1,
+        links=NothingReadsBack(slots),
+        eviction=LRU(),
+        prefetch=RecomputeHoles(),
+        scheduling=Chunked(),
+        writeback=OnEvict(),
+        below={Tier.DISK: 200},
+    )
+    assert run.recording.outputs() == workload.expected()
+    assert run.links is not None and run.links.faults > 10
+    assert sum(record.reused_disk for record in run.recording.requests) == 0

@@ -113,7 +113,7 @@ class ToyLinks:
     def next_end_s(self, now_s: float) -> float:
         return min((self.end_s(t) for t in [*self.flying, *self.finished]), default=float("inf"))
 
-    def wait(self) -> None: ...
+    def wait(self, timeout_s: float | None = None) -> None: ...
 
     def cancel(self, transfer: Transfer) -> bool:
         if transfer.done or self.planned[transfer][0] <= self.reached_s:
@@ -125,6 +125,9 @@ class ToyLinks:
 
     def problems(self) -> list[str]:
         return []
+
+    def closed(self) -> tuple[Tier, ...]:
+        return ()
 
     def close(self) -> None: ...
 

@@ -174,6 +174,7 @@ def test_many_callers_at_a_time_never_get_wrong_data(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_persist_have_no_names_and_the_folder_goes(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
     pages = DiskPages.open(tmp_path / "sub/d", 8, 5000, "a", persist=False)
     assert sorted(path.name for path in (tmp_path / "sub/d").iterdir()) == ["lock", "meta.json"]
     put(pages, [1, 2], [1, 2])

@@ -97,6 +97,12 @@ def test_a_path_that_can_be_no_folder(tmp_path: Path) -> None:
             opened(path)
 
 
+def test_a_folder_is_made_but_not_what_it_is_in(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"disk folder {tmp_path}/mnt/d cannot be made: there is no {tmp_path}/mnt$"):
+        opened(tmp_path / "mnt/d")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_a_killed_run_did_not_mean_to_keep_is_cleared(tmp_path: Path) -> None:
     code = f"""
 import os, signal

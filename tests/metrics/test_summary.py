@@ -39,7 +39,7 @@ SECTIONS = {
     "throughput": {"requests_per_s", "output_tokens_per_s", "prefill_tokens_per_s", "goodput_requests_per_s"},
     "cache": {
         "reused_tokens", "recomputed_tokens", "dropped_tokens", "preempted_tokens", "hit_ratio", "hit_ratio_by_tier",
-        "hit_ratio_by_turn", "evicted_pages", "faults", "suspensions",
+        "hit_ratio_by_turn", "evicted_pages", "adopted_pages", "faults", "suspensions",
     },
     "transfer": {"bytes", "stall_s"},
     "device": {"busy_s", "busy_fraction", "peak_pages"},

@@ -140,6 +140,7 @@ class FakeEngine:
     available_pages: int = 1000
     device_pages: int = 1000
     running: tuple[RequestView, ...] = ()
+    loading: int = 0
     offered: list[int] = field(default_factory=list)
 
     def pages_for(self, request: RequestView, tokens: int) -> int:

@@ -29,7 +29,7 @@ def test_the_windows_of_figure_nine() -> None:
     """
     jobs = queue(*range(1, 10))
     host = FakeTier(Tier.HOST, capacity=2, capacity_below=4, queue=jobs)
-    assert [request.conversation for request in LayerwisePreloading().ahead(jobs, host)] == [1, 2]
+    assert [request.conversation for request in LayerwisePreloading(host_share=1.0).ahead(jobs, host)] == [1, 2]
     policy = LookAhead()
     policy.bind(host)
     host.store(policy, FakeRun(5), FakeRun(4))
@@ -124,3 +124,12 @@ def test_splitting_and_growing_lose_no_page() -> None:
     assert view.evict(policy, 1) == [0, 0]
     assert view.evict(policy, 1) == [1]
     assert policy.window == 0
+
+
+def test_the_disk_drops_its_copies_of_what_was_fetched_before_it_loses_a_session() -> None:
+    view = bound(policy := LookAhead(), tier=Tier.DISK, capacity=100, queue=queue(1, 2))
+    fetched, gone, waiting = FakeRun(1, 2), FakeRun(0, 2), FakeRun(2, 2)
+    fetched.tiers = (Tier.HOST, Tier.DISK)
+    view.store(policy, fetched, gone, waiting)
+    assert view.evict(policy, 2) == [1]
+    assert view.evict(policy, 2) == [0]

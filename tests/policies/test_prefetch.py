@@ -160,9 +160,9 @@ def test_the_read_buffer_is_the_papers_formula() -> None:
 def test_the_prefetch_window_is_memory_over_mean_session(tokens: list[int], window: int) -> None:
     """L_pw = C_mem / S_kv with 25 pages of 4 tokens in the host."""
     queue, host = FakeQueue(waiting(tokens)), FakeTier(HOST, capacity=25, page_size=4)
-    assert [request.id for request in LayerwisePreloading().ahead(queue, host)] == list(range(window))
+    assert [request.id for request in LayerwisePreloading(host_share=1.0).ahead(queue, host)] == list(range(window))
     assert list(LayerwisePreloading(fetches_ahead=False).ahead(queue, host)) == []
-    assert len(list(LayerwisePreloading(max_window=1).ahead(queue, host))) == min(window, 1)
+    assert len(list(LayerwisePreloading(max_window=1, host_share=1.0).ahead(queue, host))) == min(window, 1)
 
 
 # --- HiCache ----------------------------------------------------------------------------------------------------------

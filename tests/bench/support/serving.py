@@ -56,10 +56,13 @@ def serve(*overrides: str) -> Served:
     config = configure(*overrides)
     parts = prepare(config, RunInfo(label=str(config["system"])))
     backend = open_backend(parts)
-    workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
-    recording = Recording()
-    server = Server(parts, backend, workload)
-    start_s = time.perf_counter()
-    server.run(recording, lambda progress: None)
-    wall_s = time.perf_counter() - start_s
+    try:
+        workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
+        recording = Recording()
+        server = Server(parts, backend, workload)
+        start_s = time.perf_counter()
+        server.run(recording, lambda progress: None)
+        wall_s = time.perf_counter() - start_s
+    finally:
+        backend.close()
     return Served(recording, wall_s)
