@@ -24,9 +24,11 @@ MAX_STEPS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SimulatedBackend:
-    """The knobs of ``backend=simulated``. ``max_steps``: the longest decode stretch that is taken as one step."""
+    """The knobs of ``backend=simulated``. ``max_steps``: the longest decode stretch that is taken as one step;
+    ``decoupled``: as on the real backend, where it says how keys are cached; no simulated figure depends on it."""
 
     max_steps: int = MAX_STEPS
+    decoupled: bool = False
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
