@@ -86,7 +86,7 @@ class Outbox:
     moves: list[Move] = field(default_factory=list)
 
     def add(self, move: Move) -> None:
-        """Append ``move``; it is joined to the one before where both are alike."""
+        """Append ``move``; one of no pages is a no-op."""
         if move.pages:
             self.moves.append(move)
 

@@ -37,6 +37,9 @@ class Eviction(Policy, ABC):
     order. Only pages for which ``view.evictable`` holds may be named; the store checks. A run that is split keeps its
     identity as the *lower* (tail) part; ``upper`` is new. The store splits before it removes a part, so what is
     removed is always a whole run. Runs hash and compare by identity.
+
+    A run that was copied down in advance is spare: ``removed`` is called as if it had left, and ``inserted`` again if
+    it is used, or loses the copy below, before its slots are reclaimed.
     """
 
     family: ClassVar[str] = "eviction"
@@ -56,7 +59,7 @@ class Eviction(Policy, ABC):
         """A request used ``run``, which was resident."""
 
     def released(self, run: RunView) -> None:
-        """The last pin of ``run`` is gone: it may be named from now on."""
+        """The last pin of ``run`` is gone, it came here unpinned, or it became a leaf: it may be named from now on."""
 
     def split(self, upper: RunView, lower: RunView) -> None:
         """``lower`` gave its leading pages to the new run ``upper``."""
