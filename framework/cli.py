@@ -88,12 +88,13 @@ def job(config: DictConfig) -> None:
 
     In a sweep it never raises. A single run ends with SystemExit, which Hydra passes on without a word of its own.
     """
-    from .serve import record_failure, serve  # the engine is loaded when something runs, not for --help
+    from .serve import record_failure  # the engine is loaded when something runs, not for --help
+    from .tasks import run_task
 
     whole: Any = HydraConfig.instance().cfg
     plain, info, folder = _plain(config), _info(whole.hydra), Path(whole.hydra.runtime.output_dir)
     try:
-        serve(plain, folder, info)
+        run_task(plain, folder, info)
     except ConfigError as error:
         status = _say(str(error) if info.sweep is None else f"run {info.job} ({info.label}): {error}")
         if info.sweep is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from .execution.hardware import Hardware
 from .execution.model_knobs import HfModel, RandomModel, model_knobs
 from .execution.shapes import model_shape
 from .execution.simulated import SimulatedBackend
-from .metrics import Prices, Slo
+from .metrics import Prices
 from .metrics.tracking import NoneKnobs, WandbKnobs
 from .policy import (
     FAMILIES,
@@ -31,6 +31,7 @@ from .policy import (
 from .registry import Registry
 from .run_info import RunInfo
 from .schema import ConfigError, build, suggest
+from .task_knobs import TASK_KNOBS, TaskKnobs
 from .workloads.build import workload_schema
 from .workloads.common import FileKnobs, Knobs
 
@@ -128,13 +129,6 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class ServeTask:
-    """``task=serve``: run the workload and measure."""
-
-    slo: Slo = field(default_factory=Slo)
-
-
-@dataclass(frozen=True, slots=True)
 class Policies:
     """One policy per family."""
 
@@ -168,7 +162,7 @@ class Parts:
     seed: int
     save_tokens: bool
     memory: Memory
-    task: ServeTask
+    task: TaskKnobs
     workload: Knobs
     backend: TorchBackend | SimulatedBackend
     hardware: Hardware
@@ -323,11 +317,11 @@ def _check_disk(memory: Memory, simulated: bool) -> None:
         raise ConfigError(f"memory: disk_dir is {memory.disk_dir!r}: {there} cannot be written")
 
 
-def _task(config: Mapping[str, Any]) -> ServeTask:
+def _task(config: Mapping[str, Any]) -> TaskKnobs:
     name, knobs = option(config, "task")
-    if name != "serve":
-        raise ConfigError(f"unknown task {name!r}; known: serve")
-    return build(ServeTask, knobs, f"task={name}")
+    if name not in TASK_KNOBS:
+        raise ConfigError(f"unknown task {name!r}; known: {', '.join(TASK_KNOBS)}{suggest(name, TASK_KNOBS)}")
+    return build(TASK_KNOBS[name], knobs, f"task={name}")
 
 
 def _workload(config: Mapping[str, Any]) -> Knobs:

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from kvarena.framework.cli import sweep_jobs
-from kvarena.framework.composition import BACKENDS, Memory, ServeTask, prepare
+from kvarena.framework.composition import BACKENDS, Memory, prepare
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.model_knobs import HfModel, RandomModel
 from kvarena.framework.execution.shapes import ShapePreset
@@ -21,6 +21,7 @@ from kvarena.framework.metrics.tracking import NoneKnobs, WandbKnobs
 from kvarena.framework.policy import FAMILIES
 from kvarena.framework.registry import Registry
 from kvarena.framework.run_info import RunInfo, run_label
+from kvarena.framework.task_knobs import TASK_KNOBS
 from kvarena.framework.workloads.build import WORKLOADS
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -61,9 +62,9 @@ def schema(group: str, config: DictConfig) -> type:
         return {"random": RandomModel, "hf": HfModel}.get(config.get("kind"), ShapePreset)
     if group == "tracking":
         return {"none": NoneKnobs, "wandb": WandbKnobs}[config["name"]]
-    if group in ("backend", "workload"):
-        return {"backend": BACKENDS, "workload": WORKLOADS}[group][config["name"]]
-    return {"memory": Memory, "hardware": Hardware, "task": ServeTask}[group]
+    if group in ("backend", "workload", "task"):
+        return {"backend": BACKENDS, "workload": WORKLOADS, "task": TASK_KNOBS}[group][config["name"]]
+    return {"memory": Memory, "hardware": Hardware}[group]
 
 
 def test_the_groups_are_the_contract() -> None:
@@ -95,7 +96,7 @@ def test_a_policys_yaml_gives_the_defaults_of_its_dataclass_under_its_name(famil
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
     model = ["model=llama-3-8b", "hardware=h100"] if (group, option) == ("backend", "simulated") else []
     parts = prepare(*composed(f"{group}={option}", *model))
-    assert parts.task == ServeTask(parts.task.slo)
+    assert isinstance(parts.task, TASK_KNOBS[option if group == "task" else "serve"])
 
 
 @pytest.mark.parametrize("option", options("hardware"))
