@@ -178,9 +178,9 @@ class Engine:
         self.store.copy_ahead()
         counts = self._batcher.count(work)
         batch = self._batcher.build(work, plan.stable, self.transit.horizon(horizon, now) - now)
-        self.transit.attach(batch, now)
+        loading = self.transit.attach(batch, now)
         result = self.executor.run(batch)
-        self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s))
+        self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s), loading)
         return self._record(counts, now, time.perf_counter() - began)
 
     def _plan(self, now: float) -> Plan:
@@ -352,9 +352,9 @@ class Engine:
 
     def _arrived(self, request: Request, done: Iteration) -> None:
         """What the iteration loaded for ``request`` is there."""
-        if request.held.loading:
+        if request.id in done.loading:
             request.record.load_stall_s += done.result.stall_s
-            self.store.loaded(request.held)
+        self.store.loaded(request.held)
 
     def _publish(self, request: Request) -> None:
         if self.policies.prefetch.reuses != "nothing":

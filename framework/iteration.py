@@ -22,9 +22,10 @@ class EnginePolicies:
 
 @dataclass(slots=True)
 class Iteration:
-    """What is being computed until ``end_s``."""
+    """What is being computed until ``end_s``. ``loading``: requests that it waits for the loads of."""
 
     work: list[Work]
     result: StepResult
     steps: int
     end_s: float
+    loading: frozenset[int] = frozenset()

@@ -80,17 +80,22 @@ class Transit:
         awaited = len(self._deferred) > 0 or self._ahead.busy
         return min(arrival_s(), self._traffic.next_end_s(now_s)) if awaited else arrival_s()
 
-    def attach(self, batch: Batch, now_s: float) -> None:
-        """Submit all moves; let ``batch`` wait for its loads, and for copies of pages that it writes to."""
+    def attach(self, batch: Batch, now_s: float) -> frozenset[int]:
+        """Submit all moves; let ``batch`` wait for its loads, and for copies of pages that it writes to.
+
+        Returns the requests that it has loads of.
+        """
         batch.start_s = now_s
         self.submit(now_s)
         batch.waits = self._traffic.blocking(self._store.device.to_be_computed())
+        joined = frozenset(request for request in self._joining if request in self._loads)
         for request in self._joining:
             (batch.waits if request in self._blocking else batch.loads).extend(self._loads.pop(request, ()))
         self._joining.clear()
         self._blocking.clear()
         if (buffer := self._writeback.buffer_tokens) is not None:
             batch.waits += self._traffic.excess_down(buffer // self._store.page_size)
+        return joined
 
     def submit(self, now_s: float) -> None:
         """Submit all moves so far."""
@@ -119,7 +124,7 @@ class Transit:
                 if (deferred := self._deferred.ended(transfer)) is not None:
                     joined.append(deferred)
             elif len(transfer.failed):
-                self._store.lose(move.target, move.target_slots[transfer.failed])
+                self._store.lose(move.target, move.target_slots[transfer.failed], move.keys[transfer.failed])
         return joined
 
     @property

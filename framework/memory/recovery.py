@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..policy import Tier
 from .pages import Pages
 from .run import Keys, Run, Slots
 
 
-def lose(pages: Pages, tier: Tier, slots: Slots) -> int:
+def lose(pages: Pages, tier: Tier, slots: Slots, keys: Keys | None = None) -> int:
     """See ``PageStore.lose``."""
     lost = 0
     damaged = np.zeros(pages.pools[tier].capacity, dtype=bool)
     damaged[slots] = True
+    expected = np.zeros(len(damaged), dtype=np.int64)
+    expected[slots] = 0 if keys is None else keys
     for found in [run for run in pages.tree.root.below() if run.parent is not None]:
         run: Run | None = found
         held = found.slots[tier]
-        bad = np.flatnonzero(damaged[held]).tolist() if held is not None else []
+        bad = _bad(found, held, damaged, None if keys is None else expected)
         lost += len(bad)
         while bad and run is not None:
             run = _lose_page(pages, run, bad.pop(), tier)
     return lost
+
+
+def _bad(run: Run, held: Slots | None, damaged: NDArray[np.bool_], expected: Keys | None) -> list[int]:
+    """The pages of ``run``, in the slots ``held``, that are damaged."""
+    if held is None:
+        return []
+    bad = damaged[held] if expected is None else damaged[held] & (expected[held] == run.keys)
+    return [int(page) for page in np.flatnonzero(bad)]
 
 
 def _lose_page(pages: Pages, run: Run, page: int, tier: Tier) -> Run | None:

@@ -220,9 +220,12 @@ class PageStore:
             run.claimed = False
         lease.loading.clear()
 
-    def lose(self, tier: Tier, slots: Slots) -> int:
-        """What lies in ``slots`` of ``tier`` is damaged: forget it there; returns how many pages were. O(runs)."""
-        return lose(self.pages, tier, slots)
+    def lose(self, tier: Tier, slots: Slots, keys: Keys | None = None) -> int:
+        """What lies in ``slots`` of ``tier`` is damaged: forget it there; returns how many pages were. O(runs).
+
+        ``keys``: the pages that were damaged; a slot that holds another one by now is left alone.
+        """
+        return lose(self.pages, tier, slots, keys)
 
     def adopt(self, tier: Tier, slots: Slots, keys: Keys, parents: Keys) -> int:
         """Take over pages that an earlier run left in ``slots`` of ``tier``; returns how many could be placed.
