@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,18 +71,13 @@ def test_a_folder_whose_parent_is_missing(kvarena: Run, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
+def read_only(tmp_path: Path, mount: Callable[[Path, str], Path]) -> Path:
     """A file system, or for others than root a folder, in which nothing can be made."""
     folder = tmp_path / "read-only"
-    folder.mkdir(mode=0o500)
     if os.geteuid():
-        yield folder
-        return
-    command = ["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.mkdir(mode=0o500)
+        return folder
+    return mount(folder, "ro")
 
 
 @pytest.mark.parametrize("name", ["kv", "."])
@@ -92,15 +86,9 @@ def test_a_folder_that_cannot_be_written(kvarena: Run, tmp_path: Path, read_only
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, mount: Callable[[Path, str], Path]) -> Path:
     """A file system of 256 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(folder)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    return mount(tmp_path / "small", "size=256k")
 
 
 def test_a_disk_that_is_too_small(kvarena: Run, tmp_path: Path, small_disk: Path) -> None:

@@ -27,23 +27,6 @@ from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.prefetch.none import NoReuse
 from kvarena.policies.scheduling.chunked import Chunked
 
-KNOBS = {
-    "name": "small",
-    "kind": "random",
-    "architecture": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_layers": 2,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 16,
-    "max_positions": 512,
-    "tied_embeddings": False,
-    "dtype": "float32",
-    "config": {},
-}
-
 
 class SlowCopies(HostCopies):
     """Copies that dawdle now and then, a layer at a time: a wait that was forgotten changes the answer."""

@@ -6,10 +6,9 @@ import errno
 import os
 import random
 import resource
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,8 @@ from kvarena.policies.scheduling.unified import Unified
 
 sys.path.insert(0, str(Path(__file__).parent))
 import toy
-from real_tiers import KNOBS, Outcome, open_disk, serve_for_real, stateless
+from real_tiers import Outcome, open_disk, serve_for_real, stateless
+from small_model import KNOBS
 from test_lossless import make
 from toy import ToyWorkload
 
@@ -116,15 +116,9 @@ def test_a_healthy_disk(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, mount: Callable[[Path, str], Path]) -> Path:
     """A file system of 1 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    return mount(tmp_path / "small", "size=1m")
 
 
 def test_a_disk_that_fills_up(bench: Bench, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,24 +21,9 @@ from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
 
 sys.path.insert(0, str(Path(__file__).parent))
+from small_model import KNOBS
 from toy import Run, ToyWorkload, serve
 
-KNOBS = {
-    "name": "small",
-    "kind": "random",
-    "architecture": "llama",
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_layers": 2,
-    "num_heads": 4,
-    "num_kv_heads": 2,
-    "head_dim": 16,
-    "max_positions": 512,
-    "tied_embeddings": False,
-    "dtype": "float32",
-    "config": {},
-}
 SCHEDULERS: list[Scheduling] = [Chunked(24, 6), PrefillFirst(64, 6), Unified(64, 6)]
 REGISTRY = Registry.discover()
 seen: Counter[str] = Counter()

@@ -23,7 +23,8 @@ from kvarena.policies.scheduling.prefill_first import PrefillFirst
 from kvarena.policies.scheduling.unified import Unified
 
 sys.path.insert(0, str(Path(__file__).parent))
-from real_tiers import KNOBS, Outcome, open_disk, serve_for_real, stateless
+from real_tiers import Outcome, open_disk, serve_for_real, stateless
+from small_model import KNOBS
 from test_lossless import lossless, make
 from toy import ToyWorkload
 

@@ -23,8 +23,8 @@ from kvarena.policies.scheduling.chunked import Chunked
 from kvarena.policies.truncation.oldest_half import OldestHalf
 
 sys.path.insert(0, str(Path(__file__).parent))
+from small_model import KNOBS
 from test_lossless import make, workloads
-from test_lossless_model import KNOBS
 from toy import Run, ToyWorkload, next_token, serve
 
 seen: Counter[str] = Counter()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -185,15 +184,9 @@ def test_a_kind_that_goes_on_is_told_now_and_then(tmp_path: Path, monkeypatch: p
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, mount: Callable[[Path, str], Path]) -> Path:
     """A file system of 1 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
-    if os.geteuid() or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a file system")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    return mount(tmp_path / "small", "size=1m")
 
 
 def test_a_disk_too_small_is_refused_at_once(small_disk: Path) -> None:
