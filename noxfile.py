@@ -79,7 +79,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
-    """Benchmarks: paged attention against dense SDPA, the engine against transformers."""
+    """Benchmarks: paged attention against dense SDPA, the engine against transformers, replays against their goals."""
     python = shared(session)
     session.env.pop("OMP_NUM_THREADS")
     session.env["PYTHONPATH"] = str(Path("tests/bench").absolute())  # what the scripts share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .memory import Match, PageStore
 from .metrics.records import RequestRecord
@@ -17,10 +17,18 @@ class Admission:
     store: PageStore
     prefetch: Prefetch
     costs: Costs
+    _fresh: dict[int, tuple[Match, Offer]] = field(default_factory=dict)  # by request, as long as nothing has changed
 
     def offer(self, request: Request) -> Offer:
         """What ``request`` would take now. Changes nothing."""
-        return self._offer(request, self._match(request))
+        match = self._match(request)
+        offer = self._offer(request, match)
+        self._fresh[request.id] = match, offer
+        return offer
+
+    def changed(self) -> None:
+        """The store has changed since the last offer."""
+        self._fresh.clear()
 
     def _match(self, request: Request) -> Match:
         return self.store.lookup(request.log, self._stored_tokens(request), request.conversation)
@@ -40,10 +48,12 @@ class Admission:
 
     def accept(self, request: Request) -> Offer | None:
         """Lease what ``request`` reuses and set what it misses; None if another request computes the same pages now."""
-        match = self._match(request)
-        offer = self._offer(request, match)
+        if request.id not in self._fresh:
+            self.offer(request)
+        match, offer = self._fresh.pop(request.id)
         if offer.blocked:
             return None
+        self.changed()
         keys = request.log.page_keys(self.store.page_size, self._stored_tokens(request))
         first = request.record.scheduled_s < 0
         lease = self.store.acquire(match, used_tokens(offer.restore), request.conversation, keys, first=first)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from .execution.clocks import SkipIdleClock, VirtualClock, WallClock
 from .execution.contract import Clock, Executor, ModelShape
 from .execution.links import SimulatedLinks
 from .execution.simulated import SimulatedBackend, SimulatedExecutor
+from .execution.tables import load_tables
 from .execution.threads import spin_briefly
 from .execution.transfers import Links
 from .policy import Tier
@@ -52,6 +53,7 @@ class Backend:
     disk: a real disk tier, or None.
     max_tokens: the longest context that the model takes, None: any length.
     tokenizer: the model's own.
+    times_from: which measured tables the simulated times came from and to what share, None if none.
     """
 
     executor: Executor
@@ -63,6 +65,7 @@ class Backend:
     disk: Disk | None = None
     max_tokens: int | None = None
     tokenizer: Tokenizer | None = None
+    times_from: Callable[[], dict[str, Any] | None] = lambda: None
 
     @property
     def num_pages(self) -> int:
@@ -102,16 +105,20 @@ def open_backend(parts: Parts, folder: Path | None = None) -> Backend:
 def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
     shape, hardware, size = parts.shape, parts.hardware, parts.memory.page_size
     assert shape is not None
+    tables = load_tables(Path(knobs.tables).expanduser(), shape, hardware) if knobs.tables else None
+    hardware = hardware if tables is None else tables.links.on(hardware)
     free = hardware.free_bytes(shape.weight_bytes)
     num_pages = device_pages(parts.memory.device_tokens, size, shape.kv_bytes_per_token, free)
     room = Room(hardware.host_memory_bytes, hardware.host_memory_bytes)
     pages = {Tier.DEVICE: num_pages, **_lower(parts, shape.kv_bytes_per_token, room)}
     page_bytes = size * shape.kv_bytes_per_token
     links = SimulatedLinks(hardware, page_bytes, shape.num_layers) if len(pages) > 1 else None
-    executor = SimulatedExecutor(shape, hardware, size, max_steps=knobs.max_steps, links=links)
+    executor = SimulatedExecutor(shape, hardware, size, max_steps=knobs.max_steps, links=links, tables=tables)
     # Traces may be longer than the model's positions; a truncation needs to know them.
     longest = None if parts.policies.truncation.name == "none" else shape.max_positions
-    return Backend(executor, VirtualClock(), shape, pages, page_bytes, links, max_tokens=longest)
+    return Backend(
+        *(executor, VirtualClock(), shape, pages, page_bytes, links), max_tokens=longest, times_from=executor.times_from
+    )
 
 
 def _lower(parts: Parts, kv_bytes: int, host: Room) -> dict[Tier, int]:

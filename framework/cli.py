@@ -231,7 +231,21 @@ def _report(folders: list[Path], sweep: Path | None = None) -> None:
     console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
     out = sweep or folders[0]
     console.print(compare(folders, out))
+    for line in dict.fromkeys(line for folder in folders if (line := _times_line(read_summary(folder)))):
+        console.print(line, soft_wrap=True, highlight=False)
     console.print(f"results: {os.path.relpath(out)}", soft_wrap=True, highlight=False)
+
+
+def _times_line(summary: dict[str, Any]) -> str:
+    """Where the times of a run with measured tables came from."""
+    run = summary.get("run", {})
+    if not isinstance(times := run.get("times_from"), dict):
+        return ""
+    return (
+        f"{run.get('system')}, simulated time: {times['measured']:.1%} interpolated between measured points,"
+        f" {times['extrapolated']:.1%} scaled from the nearest of them, {times['roofline']:.1%} from the roofline alone"
+        f" ({times['tables']})"
+    )
 
 
 def explain(error: Exception, arguments: list[str]) -> str:

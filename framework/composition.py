@@ -31,7 +31,7 @@ from .policy import (
 from .registry import Registry
 from .run_info import RunInfo
 from .schema import ConfigError, build, suggest
-from .task_knobs import TASK_KNOBS, TaskKnobs
+from .task_knobs import TASK_KNOBS, ReplayTask, TaskKnobs
 from .workloads.build import workload_schema
 from .workloads.common import FileKnobs, Knobs
 
@@ -184,9 +184,14 @@ class Parts:
         return isinstance(self.backend, SimulatedBackend)
 
     @property
+    def symbolic(self) -> bool:
+        """No token is computed: sizes and identity are enough."""
+        return self.simulated or isinstance(self.task, ReplayTask)
+
+    @property
     def workload_key(self) -> str:
         """Equal for configs whose workloads and sizes are equal."""
-        return repr((self.workload, self.seed, self.simulated, self.memory, self.model, self.shape))
+        return repr((self.workload, self.seed, self.symbolic, self.task, self.memory, self.model, self.shape))
 
     @property
     def prices(self) -> Prices:

@@ -5,26 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .admission import Admission
-from .batching import Batcher, StepCounts, Work
+from .batching import Batcher, StepCounts
+from .boarding import Boarding
 from .deferred import Deferred
 from .early import EarlyLoads
 from .execution.contract import Clock, Executor
 from .execution.transfers import Links
 from .iteration import EnginePolicies, Iteration
-from .memory import OutOfPages, PageStore
+from .memory import PageStore
 from .metrics.records import Recorder, StepRecord
-from .policy import (
-    Offer,
-    Plan,
-    RequestView,
-    Share,
-    Tier,
-)
+from .policy import DecodingView, Offer, Plan, RequestView, Tier
 from .request import Request
+from .running import Running
 from .transit import Transit
 from .truncating import cut_context
 from .waiting import WaitingQueue
@@ -62,14 +55,15 @@ class Engine:
         self.on_done = on_done
         self.max_tokens = max_tokens
         self.suspensions = 0
-        self._running: dict[int, Request] = {}
+        self._running = Running(store)
         self._waiting = WaitingQueue() if queue is None else queue
         self._admission = Admission(store, policies.prefetch, executor.costs)
-        self._batcher = Batcher(store, executor)
+        self._batcher = Batcher(store, executor, self._running.decoding)
         self.transit = Transit(store, links, recorder, self._waiting, policies.prefetch, policies.writeback)
         self._early = EarlyLoads(
             store, self._admission, policies.prefetch, self._waiting, self.transit, executor.costs, num_layers
         )
+        self._boarding = Boarding(store, self._admission, self._early, self.transit, self._waiting, self._running)
         self._current: Iteration | None = None
         self._called_off = False
 
@@ -78,7 +72,17 @@ class Engine:
     @property
     def running(self) -> Sequence[Request]:
         """Admitted requests in order of admission."""
-        return list(self._running.values())
+        return self._running
+
+    @property
+    def decoding(self) -> DecodingView:
+        """Those of them that decode, as one."""
+        return self._running.decoding
+
+    @property
+    def prefilling(self) -> Collection[Request]:
+        """Those of them that do not decode."""
+        return self._running.others.values()
 
     @property
     def loading(self) -> int:
@@ -102,10 +106,7 @@ class Engine:
 
     def pages_for(self, request: RequestView, tokens: int) -> int:
         """New device pages for the next ``tokens`` missing tokens of a running request."""
-        assert isinstance(request, Request)
-        if request.decoding:
-            return int(request.known_tokens > request.allocated_tokens)
-        return sum(self.store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens))
+        return self._boarding.pages_for(request, tokens)
 
     def freed_by(self, request: RequestView) -> int:
         """Device pages that suspending ``request`` makes available."""
@@ -169,27 +170,31 @@ class Engine:
         plan = self._plan(now)
         for request in plan.suspended:
             self._suspend(request)
-        offers = self._lease(plan)
-        self._make_room(plan, offers)
-        work = [item for share in plan.shares if (item := self._accept(share, offers, now)) is not None]
+        if plan.suspended:
+            self._admission.changed()
+        work = self._boarding.work(plan, now)
         if not work:
             return self._stuck_or_idle(plan, now, horizon)
         self._early.begin()
         self.store.copy_ahead()
+        batch = self._batcher.build(work, plan, self.transit.horizon(horizon, now) - now)
         counts = self._batcher.count(work)
-        batch = self._batcher.build(work, plan.stable, self.transit.horizon(horizon, now) - now)
         loading = self.transit.attach(batch, now)
         result = self.executor.run(batch)
-        self._current = Iteration(work, result, batch.steps, self.clock.ends(now, result.duration_s), loading)
+        end_s = self.clock.ends(now, result.duration_s)
+        self._current = Iteration(work, result, batch.steps, now, end_s, loading)
         return self._record(counts, now, time.perf_counter() - began)
 
     def _plan(self, now: float) -> Plan:
         self._called_off = False
+        self._admission.changed()
         plan = self.policies.scheduling.plan(self)
         if self._called_off:
             self._settle(now)
+            self._admission.changed()
             plan = self.policies.scheduling.plan(self)
-        if (plan.suspended or not plan.shares) and self._early.give_up():
+        if (plan.suspended or not (plan.shares or plan.decodes)) and self._early.give_up():
+            self._admission.changed()
             plan = self.policies.scheduling.plan(self)
         return plan
 
@@ -216,7 +221,7 @@ class Engine:
         request.record.load_stall_s += now - deferred.since_s
         if not deferred.failed:
             self.store.loaded(request.held)
-            self._running[request.id] = request
+            self._running.add(request)
             return
         request.counted = request.computed_before > 0  # what did not arrive was no hit
         self._release(request, 0)
@@ -224,84 +229,13 @@ class Engine:
             self.store.lose(Tier.DISK, slots)
         self._waiting.add(request, front=True)
 
-    # --- admission and suspension -------------------------------------------------------------------------------
-
-    def _lease(self, plan: Plan) -> dict[int, Offer]:
-        """Pin what the admitted requests reuse, before anything is evicted."""
-        offers: dict[int, Offer] = {}
-        for share in plan.shares:
-            if share.offer is not None:
-                assert isinstance(share.request, Request)
-                offer = self._early.offer(share.request) or self._admission.accept(share.request)
-                if offer is not None:
-                    offers[share.request.id] = offer
-        return offers
-
-    def _make_room(self, plan: Plan, offers: dict[int, Offer]) -> None:
-        """Evict once for all running requests of the plan; they go before those that are being admitted."""
-        pages = 0
-        for share in plan.shares:
-            request = share.request
-            assert isinstance(request, Request)
-            if request.decoding:  # most are, and most of those have their page
-                pages += request.known_tokens > request.allocated_tokens
-            elif share.offer is None:
-                pages += self.pages_for(request, share.tokens)
-        try:
-            self.store.room.make(Tier.DEVICE, pages)
-        except OutOfPages:
-            for share in plan.shares:
-                if share.request.id in offers:
-                    self._undo(share, offers.pop(share.request.id))
-            self.store.room.make(Tier.DEVICE, pages)
-
-    def _accept(self, share: Share, offers: dict[int, Offer], now: float) -> Work | None:
-        """Give the share its pages; None defers a request that cannot be admitted after all."""
-        request = share.request
-        assert isinstance(request, Request)
-        if share.offer is not None:
-            offer = offers.get(request.id)
-            return None if offer is None else self._admit(request, share, offer, now)
-        prefill = not request.decoding
-        if not (request.decoding and request.known_tokens <= request.allocated_tokens):
-            self._allocate(request, share.tokens)
-        return Work(request, share.tokens, prefill)
-
-    def _admit(self, request: Request, share: Share, offer: Offer, now: float) -> Work | None:
-        tokens = 0 if offer.deferred else min(share.tokens, request.missing_tokens)
-        loads = [part for part in offer.restore.ranges if part.action == "load"]
-        ranges = [*((part.start, part.stop) for part in loads), *(request.peek(tokens) if tokens else ())]
-        try:
-            self.store.room.make(Tier.DEVICE, self.store.pages_wanted(request.held, ranges))
-        except OutOfPages:
-            self._undo(share, offer)
-            return None
-        if not self._early.admit(request):
-            for part in loads:
-                self.store.load(request.held, part.start, part.stop, part.tier, request.id)
-        if tokens:
-            self._allocate(request, tokens)
-        self._admission.note(request, offer, now)
-        self._waiting.remove(request)
-        self.transit.admitted(request, offer, now)
-        if offer.deferred:
-            return None
-        self._running[request.id] = request
-        return Work(request, tokens, prefill=True)
-
-    def _undo(self, share: Share, offer: Offer) -> None:
-        assert isinstance(share.request, Request)
-        self._early.release(share.request, offer)
-
-    def _allocate(self, request: Request, tokens: int) -> None:
-        for start, stop in request.peek(tokens):
-            request.allocate(self.store, start, stop)
+    # --- suspension -----------------------------------------------------------------------------------------------
 
     def _suspend(self, request: RequestView) -> None:
         assert isinstance(request, Request)
+        self._running.remove(request)
         request.computed_before = request.computed_tokens
         self._release(request, request.computed_tokens)
-        del self._running[request.id]
         self._waiting.add(request, front=True)
         request.record.suspensions += 1
         self.suspensions += 1
@@ -341,14 +275,20 @@ class Engine:
 
     def _commit(self, done: Iteration) -> None:
         self._current = None
-        chosen = iter(done.result.tokens)
-        for item in done.work:
+        tokens = done.result.tokens
+        if done.work.decoding:
+            separate = 0 if self.executor.sums_decodes else len(self._running.decoding)
+            for request in self._running.decoding.commit(tokens[:separate], done.ends()):
+                self._finish(request, done.end_s)
+            tokens = tokens[separate:]
+        chosen = iter(tokens)
+        for item in done.work.parts:
             request = item.request
             if item.prefill:
                 self._arrived(request, done)
                 self._publish(request)
             if not request.missing:
-                self._generate(request, next(chosen, -1), done)
+                self._generate(request, next(chosen, -1), done.end_s)
 
     def _arrived(self, request: Request, done: Iteration) -> None:
         """What the iteration loaded for ``request`` is there."""
@@ -360,28 +300,23 @@ class Engine:
         if self.policies.prefetch.reuses != "nothing":
             self.store.publish(request.held, request.log, request.computed_tokens)
 
-    def _generate(self, request: Request, token: int, done: Iteration) -> None:
-        record, steps = request.record, done.steps
-        request.log.extend(steps, self._ids(request, token, steps))
+    def _generate(self, request: Request, token: int, now: float) -> None:
+        record = request.record
+        request.generated(1, token)
         if token >= 0:
             record.output_ids.append(token)
-        request.generated(steps)
-        record.token_times.append((done.end_s, steps))
+        record.token_times.append((now, 1))
         if record.first_token_s < 0:
-            record.first_token_s = done.end_s
+            record.first_token_s = now
         if request.remaining_tokens:
             request.expect_newest()
+            self._running.decode(request)
         else:
-            self._finish(request, done.end_s)
-
-    def _ids(self, request: Request, token: int, steps: int) -> NDArray[np.int32] | None:
-        if request.forced is not None:
-            return request.forced[request.generated_tokens : request.generated_tokens + steps]
-        return np.array([token], dtype=np.int32) if token >= 0 else None
+            self._finish(request, now)
 
     def _finish(self, request: Request, now: float) -> None:
         request.record.completion_s = now
         self.on_done(request, now)
         self._release(request, request.known_tokens - 1)
-        del self._running[request.id]
+        self._running.remove(request)
         self.recorder.request(request.record)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .execution.transfers import Transfer
 from .memory import PageStore
+from .memory.lease import Basis
 from .memory.run import Run
 from .policy import Prefetch, Tier
 from .request import Request
@@ -36,6 +37,8 @@ class LookAhead:
         # request -> pages that the host had evicted when it was looked up in vain, -1 once a fetch was begun: what the
         # host loses again before the request is served is loaded from disk then, or two requests could fetch for ever
         self._looked: dict[int, int] = {}
+        # request for which there was nothing to fetch -> what that rests on
+        self._absent: dict[int, Basis] = {}
 
     @property
     def busy(self) -> bool:
@@ -52,9 +55,13 @@ class LookAhead:
             if wanted.id in self._under_way or self._looked.get(wanted.id) in (-1, host.evicted_pages):
                 continue
             self._looked[wanted.id] = host.evicted_pages
+            rests_on = self._absent.get(wanted.id)
+            if rests_on is not None and rests_on.holds(wanted.conversation):
+                continue
             match = self._store.lookup(wanted.log, wanted.known_tokens, wanted.conversation)
             on_disk = self._store.fetches.wanted_pages(match) * self._store.page_size
             if not on_disk or not self._prefetch.fetches(on_disk):
+                self._absent[wanted.id] = match.depends()
                 continue
             hasty = self._prefetch.patience_s(on_disk) < float("inf")
             runs = self._store.fetches.start(match, wanted.id, in_pieces=hasty)
@@ -84,6 +91,7 @@ class LookAhead:
     def served(self, request: Request) -> None:
         """``request`` has left the queue."""
         self._looked.pop(request.id, None)
+        self._absent.pop(request.id, None)
 
     def call_off(self, request: Request, now_s: float) -> bool:
         """The turn of ``request`` has come: what it has waited for long enough and has not begun is called off."""

@@ -8,6 +8,7 @@ from .composition import Parts, refusing
 from .execution.model_knobs import RandomModel
 from .policy import Truncation
 from .schema import ConfigError
+from .task_knobs import ReplayTask
 from .workloads.common import Setting
 from .workloads.conversation import Conversation, Workload
 from .workloads.tokenizer import PieceTokenizer, Tokenizer
@@ -23,18 +24,31 @@ def open_workload(parts: Parts, vocab_size: int, tokenizer: Tokenizer | None = N
     ConfigError
         If a file is missing or malformed, or the workload cannot serve a model.
     """
-    setting = Setting(parts.seed, vocab_size, tokenizer or PieceTokenizer(vocab_size), parts.simulated)
+    setting = Setting(parts.seed, vocab_size, tokenizer or PieceTokenizer(vocab_size), parts.symbolic)
     return parts.workload.open(setting)
+
+
+def vocabulary(parts: Parts) -> int:
+    """The model's vocabulary, as far as it is known before a model is loaded."""
+    known = parts.shape.vocab_size if parts.shape else ANY_VOCABULARY
+    return parts.model.vocab_size if isinstance(parts.model, RandomModel) else known
 
 
 def check_workload(parts: Parts) -> None:
     """Open the workload and check its sizes, as far as both are possible before a model is loaded."""
-    known = parts.shape.vocab_size if parts.shape else ANY_VOCABULARY
-    vocab_size = parts.model.vocab_size if isinstance(parts.model, RandomModel) else known
     with refusing():
-        workload = open_workload(parts, vocab_size)
-        if parts.memory.device_tokens is not None:
+        workload = open_workload(parts, vocabulary(parts))
+        if isinstance(parts.task, ReplayTask):
+            _check_replay(parts, parts.task, workload)
+        elif parts.memory.device_tokens is not None:
             check_sizes(parts, workload, parts.memory.device_tokens // parts.memory.page_size)
+
+
+def _check_replay(parts: Parts, task: ReplayTask, workload: Workload) -> None:
+    from .replay.requests import in_order
+    from .replay.trace import check_pages
+
+    check_pages(in_order(workload), task.semantics, parts.memory.page_size, parts.memory.device_tokens)
 
 
 def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: int | None = None) -> None:

@@ -56,3 +56,43 @@ class RunProgress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class StepProgress:
+    """Progress of work of a known number of steps: a bar in a terminal, a line now and then elsewhere.
+
+    Parameters
+    ----------
+    label: what runs. steps: how many there are. unit: what they are called.
+    """
+
+    def __init__(self, label: str, steps: int, unit: str, console: Console | None = None) -> None:
+        self._label, self._steps, self._unit, self._done = label, steps, unit, 0
+        self._console = console or Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._next_s = time.monotonic() + LINE_EVERY_S
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self._unit))
+            note = TextColumn("{task.fields[note]}")
+            self._bar = Progress(*columns, note, TimeElapsedColumn(), console=self._console, transient=True)
+            self._task = self._bar.add_task(self._label, total=self._steps, note="")
+            self._bar.start()
+        return self
+
+    def advance(self, note: str = "") -> None:
+        """One step is done."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif time.monotonic() >= self._next_s and self._done < self._steps:
+            self._next_s = time.monotonic() + LINE_EVERY_S
+            print(f"{self._label}: {self._done}/{self._steps} {self._unit}, {note}", file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

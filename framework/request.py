@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .memory import Keep, Lease, PageStore
 from .metrics.records import RequestRecord
+from .metrics.token_times import Ticks
 from .workloads.tokens import TokenLog
 
 
@@ -22,13 +24,23 @@ class Missing:
     write: bool = True
 
 
+class Together(Protocol):
+    """Requests that get their tokens at the same time: ``ticks`` each since the run began, at ``times``."""
+
+    ticks: int
+    times: Ticks
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One turn being served; a ``RequestView`` for policies, which must not look at ``target_tokens`` or ``forced``.
 
     ``log`` is the context, extended as tokens are generated. ``missing`` is the ordered set of ranges without K/V;
     while ``decoding`` it is the newest token alone, which is not written out. ``lease`` is None while the request
-    waits.
+    waits. ``admission`` numbers admissions in their order.
+
+    While the request decodes ``together`` with others, what it gets is counted there; it is written to ``log`` and
+    ``record`` when it leaves them, or earlier by :meth:`settle`.
     """
 
     id: int
@@ -41,20 +53,31 @@ class Request:
     log: TokenLog
     record: RequestRecord
     forced: NDArray[np.int32] | None = None
-    generated_tokens: int = 0
     missing: deque[Missing] = field(default_factory=deque)
     missing_tokens: int = 0
     decoding: bool = False
-    allocated_tokens: int = 0
-    known_tokens: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.known_tokens = self.input_tokens + self.generated_tokens
-
     lease: Lease | None = None
     computed_before: int = 0
     counted: bool = False
     recompute_left: int = 0
+    admission: int = -1
+    together: Together | None = None
+    _generated: int = 0
+    _since: int = 0  # the tick from which on tokens are counted together
+    _first: int = 0  # the stretch with which that began
+
+    @property
+    def generated_tokens(self) -> int:
+        """Output tokens so far."""
+        together = self.together
+        return self._generated if together is None else self._generated + together.ticks - self._since
+
+    @property
+    def known_tokens(self) -> int:
+        """Tokens of the context so far."""
+        together = self.together
+        known = self.input_tokens + self._generated
+        return known if together is None else known + together.ticks - self._since
 
     @property
     def computed_tokens(self) -> int:
@@ -72,22 +95,10 @@ class Request:
         assert self.lease is not None, "the request is not running"
         return self.lease
 
-    def allocate(self, store: PageStore, start: int, stop: int) -> None:
-        """Have pages for the tokens ``start`` .. ``stop``.
-
-        Raises
-        ------
-        OutOfPages
-            See ``PageStore.extend``.
-        """
-        store.extend(self.held, start, stop)
-        self.allocated_tokens = max(self.allocated_tokens, -(-stop // store.page_size) * store.page_size)
-
     def let_go(self, store: PageStore, computed_tokens: int, keep: Keep) -> None:
         """Give the lease back; ``keep`` of the leading ``computed_tokens`` tokens stays stored."""
         store.release(self.held, self.log, computed_tokens, keep)
         self.lease = None
-        self.allocated_tokens = 0
         self.expect([Missing(0, self.known_tokens)])
 
     def take(self, tokens: int) -> list[Missing]:
@@ -127,10 +138,33 @@ class Request:
                 break
         return ranges
 
-    def generated(self, tokens: int) -> None:
-        """``tokens`` more output tokens are known."""
-        self.generated_tokens += tokens
-        self.known_tokens += tokens
+    def generated(self, tokens: int, chosen: int = -1) -> None:
+        """``tokens`` more output tokens are known: the workload's own, or the one that the model has ``chosen``."""
+        ids = None
+        if self.forced is not None:
+            ids = self.forced[self._generated : self._generated + tokens]
+        elif chosen >= 0:
+            ids = np.array([chosen], dtype=np.int32)
+        self.log.extend(tokens, ids)
+        self._generated += tokens
+
+    def start_together(self, together: Together) -> None:
+        """From now on tokens come ``together`` with others."""
+        self.together, self._since, self._first = together, together.ticks, len(together.times)
+
+    def settle(self, chosen: int = -1) -> None:
+        """Write down what came together so far; ``chosen``: see :meth:`generated`."""
+        assert self.together is not None
+        tokens, self._since = self.together.ticks - self._since, self.together.ticks
+        if tokens:
+            self.generated(tokens, chosen)
+
+    def end_together(self) -> None:
+        """From now on tokens come one by one."""
+        assert self.together is not None
+        self.settle()
+        self.record.token_times.share(self.together.times, self._first)
+        self.together = None
 
     def expect(self, missing: list[Missing]) -> None:
         """Set what has to be computed next."""

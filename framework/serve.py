@@ -26,6 +26,7 @@ from .policy import Tier
 from .progress import RunProgress
 from .run_info import RunInfo
 from .session import Arrivals, Progress, Session
+from .task_knobs import ServeTask
 from .waiting import WaitingQueue
 from .workloads.conversation import Workload
 
@@ -41,6 +42,7 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         If the config cannot run; nothing was computed or written then.
     """
     parts = prepare(config, info)
+    assert isinstance(parts.task, ServeTask)
     with ExitStack() as stack:
         with refusing():
             backend = open_backend(parts, folder)
@@ -49,7 +51,7 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
             check_sizes(parts, workload, backend.num_pages, backend.max_tokens)
             run_info = {**describe(config, info, parts), "workload": workload.name, "model": backend.shape.name}
             server = Server(parts, backend, workload)
-        tracker = _open_tracker(config, folder, info, run_info)
+        tracker = open_run_tracker(config, folder, info, run_info)
         stack.push(lambda kind, *_: tracker.finish(None, 1) if kind else None)
         recorder = stack.enter_context(RunRecorder(folder, tracker, parts.save_tokens))
         progress = stack.enter_context(RunProgress(info.label, "simulated" if parts.simulated else "run"))
@@ -58,6 +60,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         problems = backend.finish_copies()
         rows = (recorder.requests, recorder.steps, recorder.transfers)
         summary = summarize(*rows, run_info, totals=server.totals(), slo=parts.task.slo, prices=parts.prices)
+        if (times := backend.times_from()) is not None:
+            summary["run"]["times_from"] = times
         write_summary(folder, summary)
         tracker.finish(summary)
     for problem in [*problems, *_misplaced(parts, summary)]:
@@ -177,7 +181,8 @@ def git_commit() -> str | None:
     return None
 
 
-def _open_tracker(config: Mapping[str, Any], folder: Path, info: RunInfo, run_info: Mapping[str, Any]) -> Tracker:
+def open_run_tracker(config: Mapping[str, Any], folder: Path, info: RunInfo, run_info: Mapping[str, Any]) -> Tracker:
+    """The tracker that ``config`` chooses, for the run that ``run_info`` describes."""
     name, knobs = option(config, "tracking")
-    known = {**run_info, "folder": str(folder), "sweep": info.sweep, "task": "serve"}
+    known = {"task": "serve", **run_info, "folder": str(folder), "sweep": info.sweep}
     return open_tracker(name, knobs, known, config)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from .calibrate.design import Limits
 from .metrics import Slo
+
+SYSTEMS = ("vllm_stateless", "vllm", "vllm_offload", "pensieve_gpu", "pensieve", "cachedattention", "sglang_hicache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,5 +20,93 @@ class ServeTask:
     slo: Slo = field(default_factory=Slo)
 
 
-TaskKnobs = ServeTask
-TASK_KNOBS: Mapping[str, type[TaskKnobs]] = {"serve": ServeTask}
+@dataclass(frozen=True, slots=True)
+class ReplayTask:
+    """``task=replay``: cache decisions only, no model and no time.
+
+    Attributes
+    ----------
+    semantics: ``block``: pages one after another, no prefix rule; ``prefix``: request by request, as vLLM's block
+        manager.
+    capacities: in pages (blocks), in any order; None: what ``memory.device_tokens`` holds, or, if that is None too,
+        ``points`` capacities, each twice the one before, the largest half of all pages of the workload.
+    belady: replay Belady's policy beside.
+    """
+
+    semantics: Literal["block", "prefix"] = "block"
+    capacities: tuple[int, ...] | None = None
+    points: int = 9
+    belady: bool = True
+
+    def __post_init__(self) -> None:
+        if self.capacities is not None and (not self.capacities or min(self.capacities) < 1):
+            raise ValueError(f"capacities is {list(self.capacities)}, expected numbers of pages, each at least 1")
+        if not 1 <= self.points <= 62:
+            raise ValueError(f"points is {self.points}, expected 1 to 62")
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateTask:
+    """``task=calibrate``: measure this machine and model for the simulator.
+
+    Attributes
+    ----------
+    seconds: for timing batches; engine, links and disk take a little more.
+    limits: how far the tables reach.
+    hardware: the name of the hardware file.
+    output: the folder for tables and configs; null: the run's own.
+    """
+
+    seconds: float = 60.0
+    limits: Limits = field(default_factory=Limits)
+    hardware: str = "calibrated"
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_seconds(self.seconds)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.hardware):
+            raise ValueError(f"hardware is {self.hardware!r}, expected letters, digits, '.', '_' and '-'")
+        if self.output == "":
+            raise ValueError("output is '', expected a folder, or null for the run's own")
+
+
+@dataclass(frozen=True, slots=True)
+class FidelityTask:
+    """``task=fidelity``: the simulator against real runs.
+
+    Attributes
+    ----------
+    systems: each is run for real and simulated; none: only the comparison with ``vllm``.
+    rounds: real runs of each system, in turn.
+    seconds, limits: of the calibration, see :class:`CalibrateTask`; its batches are timed between the rounds.
+    vllm: a folder with measured runs of vLLM (LLMServingSim's ``evaluation`` and ``profiler``), null: none.
+    """
+
+    systems: tuple[str, ...] = SYSTEMS
+    rounds: int = 5
+    seconds: float = 60.0
+    limits: Limits = field(default_factory=Limits)
+    vllm: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_seconds(self.seconds)
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}, expected at least 1")
+        if len(set(self.systems)) < len(self.systems):
+            raise ValueError(f"systems is {list(self.systems)}, expected each of them once")
+        if not self.systems and self.vllm is None:
+            raise ValueError("systems is [] and vllm is null: there is nothing to compare")
+
+
+def _require_seconds(seconds: float) -> None:
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"seconds is {seconds}, expected more than 0")
+
+
+TaskKnobs = ServeTask | ReplayTask | CalibrateTask | FidelityTask
+TASK_KNOBS: Mapping[str, type[TaskKnobs]] = {
+    "serve": ServeTask,
+    "replay": ReplayTask,
+    "calibrate": CalibrateTask,
+    "fidelity": FidelityTask,
+}

@@ -29,4 +29,27 @@ def _serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, 
     return serve(config, folder, info)
 
 
-RUNNERS: Mapping[str, Runner] = {"serve": _serve}
+def _replay(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
+    from .replay.task import replay
+
+    return replay(config, folder, info)
+
+
+def _calibrate(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
+    from .calibrate.task import calibrate
+
+    return calibrate(config, folder, info)
+
+
+def _fidelity(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
+    from .fidelity.task import fidelity
+
+    return fidelity(config, folder, info)
+
+
+RUNNERS: Mapping[str, Runner] = {
+    "serve": _serve,
+    "replay": _replay,
+    "calibrate": _calibrate,
+    "fidelity": _fidelity,
+}

@@ -43,9 +43,10 @@ class Segment:
 
 @dataclass(slots=True)
 class Batch:
-    """One iteration. ``steps`` > 1 only if every segment is one sampled decode token: run that many decode steps.
+    """One iteration, or ``steps`` > 1 that follow one another: every segment is then one sampled decode token, or part
+    of a prompt that goes on, as many tokens at every step.
 
-    In such a stretch the table of each segment already covers ``start + steps`` positions.
+    In such a stretch the table of each segment already covers the positions of all ``steps``.
 
     Attributes
     ----------
@@ -54,6 +55,8 @@ class Batch:
     loads: transfers that must have brought layer i before layer i's attention reads; layers of the model, or all at
         once where a transfer has fewer parts.
     start_s: when the iteration begins, on the run's clock.
+    decodes, decode_keys: sampled decode tokens that have no segment of their own, and how many keys they see in the
+        first step, all together; only for executors with ``sums_decodes``.
     """
 
     segments: list[Segment] = field(default_factory=list)
@@ -61,27 +64,35 @@ class Batch:
     waits: list[Transfer] = field(default_factory=list)
     loads: list[Transfer] = field(default_factory=list)
     start_s: float = 0.0
+    decodes: int = 0
+    decode_keys: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepResult:
-    """``tokens[i]``: the model's own choice after the i-th sampling segment, in batch order (-1 where there is no
-    model).
+    """``tokens[i]``: the model's own choice after the i-th sampling segment, in batch order (-1, or left out at the
+    end, where there is no model).
 
     ``duration_s``: what the iteration took, measured or simulated, all ``steps`` together. ``forward_s``: the part of
     it inside the model's forward pass, where it is measured. ``stall_s``: the part in which it waited for transfers.
+    ``steps_s``: what each step took, where they differ by more than what decode tokens add.
     """
 
     tokens: list[int]
     duration_s: float
     forward_s: float | None = None
     stall_s: float = 0.0
+    steps_s: list[float] | None = None
 
 
 class Executor(Protocol):
-    """Computes batches. ``max_steps``: the longest stretch it takes in one call (1 for a real model)."""
+    """Computes batches. ``max_steps``: the longest stretch it takes in one call (1 for a real model).
+
+    ``sums_decodes``: it needs to know of decode tokens only how many they are and how many keys they see.
+    """
 
     max_steps: int
+    sums_decodes: bool
 
     @property
     def costs(self) -> Costs:
@@ -122,6 +133,7 @@ class ModelShape:
     """The figures of a decoder that memory and cost need.
 
     ``num_params`` counts every weight; ``embedding_params`` those that are only looked up (not multiplied).
+    ``kv_dtype``: bytes of a cached number where that is not ``dtype_bytes``, else 0.
     """
 
     name: str
@@ -135,11 +147,17 @@ class ModelShape:
     embedding_params: int
     dtype_bytes: int
     max_positions: int
+    kv_dtype: int = 0
+
+    @property
+    def kv_dtype_bytes(self) -> int:
+        """Bytes of one number in the KV cache."""
+        return self.kv_dtype or self.dtype_bytes
 
     @property
     def kv_bytes_per_token(self) -> int:
         """Native K and V of one token over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype_bytes
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.kv_dtype_bytes
 
     @property
     def weight_bytes(self) -> int:

@@ -10,7 +10,7 @@ from ..schema import ConfigError, build
 from .contract import ModelShape
 from .model_knobs import HfModel, RandomModel, model_knobs
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 GATED_MLP = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "opt": False, "gpt_neox": False}
 LEARNED_POSITIONS = {"opt": 2}  # rows beyond max_positions
 
@@ -24,6 +24,8 @@ class ShapePreset:
     intermediate_size: width of the MLP; ``gated_mlp``: it has three matrices (SwiGLU and the like) instead of two.
     tied_embeddings: the LM head is the token embedding.
     max_positions: the longest context; ``learned_positions``: rows of a learned position embedding (0: rotary).
+    dtype: of the weights; in float8 they are read as such and multiplied in 16 bits.
+    kv_dtype: of the KV cache; None: that of the weights.
     """
 
     name: str
@@ -39,7 +41,8 @@ class ShapePreset:
     tied_embeddings: bool
     max_positions: int
     learned_positions: int = 0
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: Literal["float16", "bfloat16", "float32", "float8"] = "float16"
+    kv_dtype: Literal["float16", "bfloat16", "float32", "float8"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "intermediate_size"):
@@ -124,4 +127,5 @@ def model_shape(knobs: Mapping[str, Any]) -> ModelShape:
         embedding_params=preset.embedding_params,
         dtype_bytes=DTYPE_BYTES[preset.dtype],
         max_positions=preset.max_positions,
+        kv_dtype=DTYPE_BYTES[preset.kv_dtype] if preset.kv_dtype else 0,
     )

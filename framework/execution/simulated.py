@@ -8,15 +8,20 @@ stretch can wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .contract import Batch, ModelShape, StepResult
-from .cost import CostModel
+from .cost import EVEN, CostModel, Extremes
+from .cost_tables import Shares, TableCosts
 from .hardware import Hardware
 from .links import SimulatedLinks
+from .tables.operators import OperatorTables
 from .transfers import Transfer
 
 MAX_STEPS = 1 << 20
@@ -24,21 +29,31 @@ MAX_STEPS = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SimulatedBackend:
-    """The knobs of ``backend=simulated``. ``max_steps``: the longest decode stretch that is taken as one step;
-    ``decoupled``: as on the real backend, where it says how keys are cached; no simulated figure depends on it."""
+    """The knobs of ``backend=simulated``.
+
+    Attributes
+    ----------
+    max_steps: the longest decode stretch that is taken as one step.
+    decoupled: as on the real backend, where it says how keys are cached; no simulated figure depends on it.
+    tables: a folder of measured operator times; None: the hardware file's figures alone.
+    """
 
     max_steps: int = MAX_STEPS
     decoupled: bool = False
+    tables: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_steps < 1:
             raise ValueError(f"max_steps={self.max_steps!r} must be >= 1")
+        if self.tables is not None and not Path(self.tables).expanduser().is_dir():
+            raise ValueError(f"tables={self.tables!r}: there is no such folder")
 
 
 class SimulatedExecutor:
     """Implements :class:`~.contract.Executor` on a virtual clock: no tensors, all tokens are -1, nothing is random.
 
-    ``links`` carry what batches wait for; without them a batch may name only transfers that have ended.
+    ``links`` carry what batches wait for; without them a batch may name only transfers that have ended. ``tables``:
+    times that were measured, of this model on this hardware.
 
     Raises
     ------
@@ -54,6 +69,7 @@ class SimulatedExecutor:
         *,
         max_steps: int = MAX_STEPS,
         links: SimulatedLinks | None = None,
+        tables: OperatorTables | None = None,
     ) -> None:
         if not hardware.free_bytes(shape.weight_bytes):
             raise ValueError(
@@ -63,7 +79,11 @@ class SimulatedExecutor:
             )
         self.max_steps = SimulatedBackend(max_steps).max_steps
         self.shape, self.hardware = shape, hardware
+        self._shares = None if tables is None else Shares()
         self._costs = CostModel(shape, hardware, page_size)
+        if tables is not None:
+            self._costs = TableCosts(shape, hardware, page_size, tables)
+        self.sums_decodes = not self._costs.uneven
         self._links = links
 
     @property
@@ -71,12 +91,22 @@ class SimulatedExecutor:
         """The cost model, which is also what policies see."""
         return self._costs
 
+    def times_from(self) -> dict[str, Any] | None:
+        """Whose tables the times so far came from, and which share of them; None without tables."""
+        if self._shares is None or not isinstance(self._costs, TableCosts):
+            return None
+        return {"tables": self._costs.tables.source, **self._shares.fractions()}
+
     def run(self, batch: Batch) -> StepResult:
         """The time of ``batch``, what it waited included, and no tokens; a stretch in closed form.
 
         Runs the clock of the links on to the last end of the batch's transfers.
         """
+        if _continues(batch):
+            return self._run_prompts(batch)
         sampled, compute_s = self._compute_s(batch, batch.steps)
+        if self._shares is not None:
+            self._count(batch, sampled)
         if not batch.waits and not batch.loads:
             return StepResult([-1] * sampled, compute_s)
         stall_s = self._stall_s(batch, compute_s if batch.steps == 1 else self._compute_s(batch, 1)[1])
@@ -86,26 +116,60 @@ class SimulatedExecutor:
         """See :class:`~.contract.Executor`; agrees with :meth:`run` to the last bit. O(segments + log steps)."""
         if batch.steps == 1:
             return 1
+        if _continues(batch):
+            ends_s = accumulate(self._costs.mixed_s(*step) for step in _prompt_steps(batch))
+            return next((step for step, end_s in enumerate(ends_s, 1) if end_s >= limit_s), batch.steps)
         waits = batch.waits or batch.loads
         stall_s = self._stall_s(batch, self._compute_s(batch, 1)[1]) if waits else 0.0
-        keys = _decode_keys(batch)
-        return self._costs.decode_steps_until(len(batch.segments), keys, batch.steps, limit_s, stall_s)
+        sequences = len(batch.segments) + batch.decodes
+        keys, extremes = _decode_keys(batch), self._extremes(batch)
+        return self._costs.decode_steps_until(sequences, keys, batch.steps, limit_s, stall_s, extremes)
+
+    def _run_prompts(self, batch: Batch) -> StepResult:
+        if batch.waits or batch.loads:
+            raise ValueError(f"a stretch of steps={batch.steps} with parts of prompts waits for nothing")
+        steps = list(_prompt_steps(batch))
+        if self._shares is not None and isinstance(self._costs, TableCosts):
+            for step in steps:
+                self._costs.count_mixed(self._shares, *step)
+        steps_s = [self._costs.mixed_s(*step) for step in steps]
+        return StepResult([], sum(steps_s), steps_s=steps_s)
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _compute_s(self, batch: Batch, steps: int) -> tuple[int, float]:
-        """Sampled tokens of a step, and the time of the batch's first ``steps`` steps if nothing waits."""
-        segments, costs = batch.segments, self._costs
+        """Sampled tokens of a step that have a segment, and the time of the batch's first ``steps`` steps if nothing
+        waits."""
+        segments, costs, decodes = batch.segments, self._costs, batch.decodes
+        if not segments:
+            return 0, costs.decode_s(decodes, batch.decode_keys, steps)
         lengths = [segment.length for segment in segments]
         sampled = sum([segment.sample for segment in segments])
         if sampled == len(segments) == sum(lengths):  # all decode
-            return sampled, costs.decode_s(sampled, _decode_keys(batch), steps)
+            return sampled, costs.decode_s(sampled + decodes, _decode_keys(batch), steps, self._extremes(batch))
         if batch.steps > 1:
             raise ValueError(f"a batch of steps={batch.steps} must hold sampled segments of length 1 only")
-        query_lens = np.array(lengths, dtype=np.int64)
-        starts = np.array([segment.start for segment in segments], dtype=np.int64)
-        return sampled, costs.step_s(query_lens, starts + query_lens, sampled)
+        ends = [segment.start + segment.length for segment in segments]
+        return sampled, costs.mixed_s(lengths, ends, sampled, decodes, batch.decode_keys)
+
+    def _extremes(self, batch: Batch) -> Extremes:
+        """Fewest and most keys that a query of a decode batch sees, where the costs ask for them."""
+        if not self._costs.uneven:
+            return EVEN
+        starts = [segment.start for segment in batch.segments]
+        return min(starts) + 1, max(starts) + 1
+
+    def _count(self, batch: Batch, sampled: int) -> None:
+        """Note where the time of ``batch`` came from."""
+        assert self._shares is not None and isinstance(self._costs, TableCosts)
+        segments, decodes = batch.segments, batch.decodes
+        lengths = [segment.length for segment in segments]
+        if sampled == len(segments) == sum(lengths):
+            self._costs.count_decode(self._shares, sampled + decodes, _decode_keys(batch), batch.steps)
+        else:
+            ends = [segment.start + segment.length for segment in segments]
+            self._costs.count_mixed(self._shares, lengths, ends, sampled, decodes, batch.decode_keys)
 
     def _stall_s(self, batch: Batch, step_s: float) -> float:
         """How much later the batch, whose first step computes for ``step_s``, ends for its waits and loads."""
@@ -113,8 +177,8 @@ class SimulatedExecutor:
         stall_s = max([0.0, *[_end_s(transfer) - batch.start_s for transfer in batch.waits]])
         if not batch.loads:
             return stall_s
-        sampled = sum([segment.sample for segment in batch.segments])
-        layers_s = max(0.0, step_s - self._costs.outside_s(len(batch.segments), sampled))
+        sampled = sum([segment.sample for segment in batch.segments]) + batch.decodes
+        layers_s = max(0.0, step_s - self._costs.outside_s(len(batch.segments) + batch.decodes, sampled))
         return max(
             stall_s, _late_s(batch.loads, batch.start_s, layers_s / self.shape.num_layers, self.shape.num_layers)
         )
@@ -126,9 +190,22 @@ class SimulatedExecutor:
             raise ValueError("a batch waits for transfers, but the executor was given links=None")
 
 
+def _continues(batch: Batch) -> bool:
+    """It is a stretch in which prompts go on."""
+    return batch.steps > 1 and bool(batch.segments) and not batch.segments[0].sample
+
+
+def _prompt_steps(batch: Batch) -> Iterator[tuple[list[int], list[int], int, int, int]]:
+    """The arguments of ``mixed_s`` at each step of a stretch in which prompts go on."""
+    lengths = [segment.length for segment in batch.segments]
+    for step in range(batch.steps):
+        ends = [segment.start + (step + 1) * segment.length for segment in batch.segments]
+        yield lengths, ends, 0, batch.decodes, batch.decode_keys + step * batch.decodes
+
+
 def _decode_keys(batch: Batch) -> int:
     """Keys that the first step of a decode batch sees."""
-    return sum([segment.start for segment in batch.segments]) + len(batch.segments)
+    return batch.decode_keys + sum([segment.start for segment in batch.segments]) + len(batch.segments)
 
 
 def _end_s(transfer: Transfer) -> float:

@@ -38,6 +38,7 @@ class TorchExecutor:
     """
 
     max_steps = 1
+    sums_decodes = False
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ def _move_to_root(pages: Pages, run: Run) -> None:
         parent.kids[tier] -= counted
         root.kids[tier] += counted
     run.parent = root
+    run.stamp += 1
     root.children[key] = run
     for part in run.below():
         part.start -= shift

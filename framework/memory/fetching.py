@@ -67,6 +67,7 @@ class Fetches:
         """The fetch of ``run`` has ended; what did not arrive leaves the host again."""
         self.runs.remove(run)
         run.claimed = False
+        run.stamp += 1
         if not arrived:
             self._pages.leave(run, Tier.HOST, evicted=False)
         self._unpin(run)

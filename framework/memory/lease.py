@@ -14,13 +14,44 @@ from .run import Keys, Run, Slots
 class Match:
     """What the store knows of a context: the chain of runs with the pages that match in each, and the partial tail.
 
-    ``blocked``: somebody is computing, loading or fetching the page that follows the chain, or one in it.
+    ``blocked``: somebody is computing, loading or fetching the page that follows the chain, or one in it. ``end``: the
+    run after which the context goes on, with the page ``following`` (by key) and the conversation's ``own_tail``; None
+    if that is inside the last run of the chain.
     """
 
     chain: list[tuple[Run, int]]
     tail: Run | None
     residency: Residency
     blocked: bool = False
+
+    end: Run | None = None
+    following: int | None = None
+    own_tail: Run | None = None
+
+    def depends(self) -> Basis:
+        """What the chain and the tail rest on."""
+        runs = [run for run, _ in self.chain]
+        if self.own_tail is not None:
+            runs.append(self.own_tail)
+        return Basis([(run, run.stamp) for run in runs], self)
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What ``match`` rests on: its runs as they were."""
+
+    runs: list[tuple[Run, int]]
+    match: Match
+
+    def holds(self, conversation: int) -> bool:
+        """A lookup for ``conversation`` would find the same chain and tail, resident in the same tiers. O(runs)."""
+        match, end = self.match, self.match.end
+        for run, stamp in self.runs:
+            if run.stamp != stamp:
+                return False
+        if end is None:
+            return True
+        return match.following not in end.children and end.tails.get(conversation) is match.own_tail
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,9 @@ def find(pages: Pages, claims: Claims, log: TokenLog, known_tokens: int, convers
     own = end.tails.get(conversation) if whole else None
     blocked = any(_being_filled(claims, run) for run, _ in chain) or (own is not None and own.claimed)
     blocked |= matched < len(keys) and int(keys[matched]) in claims
-    return Match(chain, tail, Residency(_spans(pages, chain, tail), pages.page_size), blocked)
+    residency = Residency(_spans(pages, chain, tail), pages.page_size)
+    following = int(keys[matched]) if whole and matched < len(keys) else None
+    return Match(chain, tail, residency, blocked, end if whole else None, following, own)
 
 
 def evictable_pages(match: Match, page_size: int, tokens: int) -> int:

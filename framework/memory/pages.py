@@ -139,6 +139,30 @@ class Pages:
         for pool in holders:
             pool.eviction.inserted(parent, run.pages)
 
+    def trim(self, run: Run, tier: Tier, pages: int, *, head: bool) -> bool:
+        """Let ``pages`` pages at one end of ``run`` leave ``tier``, the only one that holds it, without a split: its
+        last ones if nothing follows them, its first ones if those before them are gone. False if that cannot be."""
+        pool, held = self.pools[tier], run.slots[tier]
+        assert held is not None
+        parent = run.parent
+        if any(slots is not None for at, slots in enumerate(run.slots) if at != tier):
+            return False
+        if head:
+            if parent is None or parent.resident or not _alone(parent, run):
+                return False
+            self.tree.shift(parent, run, pages)
+            gone, run.slots[tier] = held[:pages], held[pages:]
+        else:
+            if run.children or run.tails:
+                return False
+            run.keys = run.keys[:-pages]
+            gone, run.slots[tier] = held[-pages:], held[:-pages]
+            run.stamp += 1
+        pool.evictable_pages -= pages
+        pool.give(gone)
+        pool.eviction.trimmed(run, pages)
+        return True
+
     # --- pins ---------------------------------------------------------------------------------------------------
 
     def pin(self, run: Run) -> None:
@@ -165,6 +189,8 @@ class Pages:
         run.pins -= 1
         if run.pins:
             return
+        if run.partial:
+            run.stamp += 1
         run.last_use = self.moment.tick
         for tier, pool in self.pools.items():
             if run.slots[tier] is not None:
@@ -175,10 +201,16 @@ class Pages:
 
 def _alike(upper: Run, lower: Run) -> bool:
     """``lower`` continues ``upper`` and differs from it in nothing that matters."""
+    return _alone(upper, lower) and all(
+        (a is None) == (b is None) for a, b in zip(upper.slots, lower.slots, strict=True)
+    )
+
+
+def _alone(upper: Run, lower: Run) -> bool:
+    """``lower`` alone continues ``upper`` and differs from it only in where it is."""
     if upper.parent is None or upper.pins or lower.pins or upper.claimed or lower.claimed or lower.partial:
         return False
     if len(upper.children) != 1 or upper.tails or upper.spare or lower.spare:
         return False
-    if (upper.last_use, upper.uses, upper.conversation) != (lower.last_use, lower.uses, lower.conversation):
-        return False
-    return all((a is None) == (b is None) for a, b in zip(upper.slots, lower.slots, strict=True))
+    same = upper.last_use == lower.last_use and upper.uses == lower.uses
+    return same and upper.conversation == lower.conversation

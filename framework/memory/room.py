@@ -88,6 +88,8 @@ class Room:
         self._pages.join_to_parent(run, pool.tier)
 
     def _evict(self, pool: TierPool, victim: Victim) -> None:
+        if self._trimmed(pool, victim):
+            return
         run = self._cut(pool, victim)
         pool.evicted_pages += run.pages
         for part in self._kept_and_dropped(pool, run):
@@ -126,15 +128,29 @@ class Room:
         self._pages.enter(run, below.tier, slots)
         return True
 
-    def _cut(self, pool: TierPool, victim: Victim) -> Run:
-        """The victim as a run of its own."""
+    def _trimmed(self, pool: TierPool, victim: Victim) -> bool:
+        """A part of a run leaves without a copy: in place, where that can be."""
+        if not pool.eviction.trims or victim.pages >= victim.run.pages or self._pages.below(pool.tier) is not None:
+            return False
+        run = self._checked(pool, victim)
+        if not self._pages.trim(run, pool.tier, victim.pages, head=victim.end == "head"):
+            return False
+        pool.evicted_pages += victim.pages
+        return True
+
+    def _checked(self, pool: TierPool, victim: Victim) -> Run:
+        """The run of ``victim``, or RuntimeError if it may not leave."""
         run = victim.run
         assert isinstance(run, Run)
-        partial = victim.pages < run.pages
-        cuts = pool.leaves_only and victim.end == "head" and partial
+        cuts = pool.leaves_only and victim.end == "head" and victim.pages < run.pages
         if cuts or not pool.evictable(run) or not 0 < victim.pages <= run.pages or run.is_spare(pool.tier):
             raise RuntimeError(f"eviction policy {pool.eviction.name!r} named pages that may not leave")
-        if not partial:
+        return run
+
+    def _cut(self, pool: TierPool, victim: Victim) -> Run:
+        """The victim as a run of its own."""
+        run = self._checked(pool, victim)
+        if victim.pages == run.pages:
             return run
         upper = self._pages.split(run, run.pages - victim.pages if victim.end == "tail" else victim.pages)
         return run if victim.end == "tail" else upper

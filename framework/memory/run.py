@@ -19,7 +19,8 @@ class Run:
     ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``kids[tier]`` how many direct
     children are resident and not spare there, ``fill`` the tokens in its last page (less than a page only for a
     conversation's partial tail), ``claimed`` that its pages are being computed, loaded or fetched, ``shared`` that more
-    than one conversation used it, ``spare`` the tiers (as bits) in which it may be reclaimed at no cost.
+    than one conversation used it, ``spare`` the tiers (as bits) in which it may be reclaimed at no cost. ``stamp``
+    grows whenever it changes which its pages are, where they are, or, of a partial tail, that somebody holds it.
     """
 
     __slots__ = (
@@ -36,6 +37,7 @@ class Run:
         "shared",
         "slots",
         "spare",
+        "stamp",
         "start",
         "tails",
         "uses",
@@ -57,6 +59,7 @@ class Run:
         self.claimed = False
         self.shared = False
         self.spare = 0
+        self.stamp = 0
 
     @property
     def pages(self) -> int:

@@ -26,6 +26,8 @@ from .run import Keys, Run, Slots, common_pages
 from .tails import keep_tail, load_rest_of_tail, load_tail, put_back_tail, take_tail
 from .tree import set_slots
 
+SPARE_PAGES = 32  # of a lease's table, for what is generated
+
 Keep = Literal["nothing", "pages", "tokens"]
 
 __all__ = ["Keep", "OutOfPages", "PageStore"]
@@ -71,8 +73,6 @@ class PageStore:
         self.claims = Claims()
         self._copies_down = len(self.pools) > 1
 
-    # --- looking ------------------------------------------------------------------------------------------------
-
     def available(self, tier: Tier = Tier.DEVICE) -> int:
         """Pages that are free or could be freed by eviction."""
         return self.pools[tier].available_pages
@@ -90,15 +90,16 @@ class PageStore:
         first, last = start // self.page_size, -(-stop // self.page_size)
         if lease is None or first >= len(lease.table):
             return max(0, last - first)
-        return last - first - int(np.count_nonzero(lease.table[first:last] >= 0))
+        return int(np.count_nonzero(lease.table[first:last] < 0)) + max(0, last - len(lease.table))
 
     def pages_wanted(self, lease: Lease, ranges: Sequence[tuple[int, int]]) -> int:
         """Pages without a slot among those of the token ``ranges``, each counted once."""
-        wanted: set[int] = set()
-        for start, stop in ranges:
-            wanted.update(range(start // self.page_size, -(-stop // self.page_size)))
-        table = lease.table
-        return sum(page >= len(table) or table[page] < 0 for page in wanted)
+        pages = done = 0
+        for start, stop in sorted(ranges):
+            first = max(done, start // self.page_size)
+            done = max(first, -(-stop // self.page_size))
+            pages += self.missing_pages(lease, first * self.page_size, done * self.page_size)
+        return pages
 
     def held_alone(self, lease: Lease) -> int:
         """Device pages that become available when ``lease`` is released."""
@@ -109,8 +110,6 @@ class PageStore:
             pages += run.pages if run.slots[Tier.DEVICE] is not None else 0
         return pages
 
-    # --- holding ------------------------------------------------------------------------------------------------
-
     def acquire(self, match: Match, tokens: int, conversation: int, keys: Keys, *, first: bool = True) -> Lease:
         """Pin the pages of ``match`` that hold its first ``tokens`` tokens, holes between them included.
 
@@ -120,6 +119,7 @@ class PageStore:
         """
         self.pages.advance()
         lease = Lease(conversation, self.tree.root, keys)
+        lease.reserve(len(keys) + SPARE_PAGES)
         for run, matched in match.chain:
             wanted = min(matched, -(-tokens // self.page_size) - run.start)
             if wanted <= 0:
@@ -159,8 +159,6 @@ class PageStore:
                 pool.eviction.accessed(run)
         if self._copies_down and run.slots[Tier.DEVICE] is not None:
             self._write_through(run)
-
-    # --- loading --------------------------------------------------------------------------------------------
 
     def load(
         self,
@@ -250,14 +248,31 @@ class PageStore:
             Nothing has changed then but what was evicted.
         """
         first, last = start // self.page_size, -(-stop // self.page_size)
-        lease.reserve(last)
-        empty = np.flatnonzero(lease.table[first:last] < 0) + first
-        if not empty.size:
+        if first == last:
             return
-        self.room.make(Tier.DEVICE, len(empty))
-        lease.table[empty] = self.device.take(len(empty), computed=True)
+        lease.reserve(last)
+        wanted = lease.table[first:last]
+        first += int(wanted[0] >= 0)  # the page in which the tokens begin is there, all others are not, but for holes
+        if lease.holes or lease.tail is not None or (first < last and lease.table[first] >= 0):
+            empty = np.flatnonzero(wanted < 0)
+            if not empty.size:
+                return
+            self.room.make(Tier.DEVICE, len(empty))
+            wanted[empty] = self.device.take(len(empty), computed=True)
+        elif first < last:
+            self.room.make(Tier.DEVICE, last - first)
+            lease.table[first:last] = self.device.take(last - first, computed=True)
         while lease.holes and lease.holes[0].start < last:
             self._fill_hole(lease, last)
+
+    def append(self, pages: Sequence[tuple[int, int, Lease]]) -> None:
+        """Give each lease (third) a slot for its next page, of that number (second); raises as :meth:`extend` does."""
+        self.room.make(Tier.DEVICE, len(pages))
+        slots = self.device.take(len(pages), computed=True).tolist()
+        for (_, page, lease), slot in zip(pages, slots, strict=True):
+            if page >= len(lease.table):
+                lease.reserve(page + 1)
+            lease.table[page] = slot
 
     def _fill_hole(self, lease: Lease, last: int) -> None:
         hole = lease.holes[0]
@@ -313,6 +328,7 @@ class PageStore:
             assert old is not None
             leaf.keys = np.concatenate([leaf.keys, keys])
             leaf.slots[Tier.DEVICE] = np.concatenate([old, slots])
+            leaf.stamp += 1
             run = leaf
         else:
             run = self.tree.add(leaf, np.array(keys), start, lease.conversation, self.pages.tick)
@@ -361,6 +377,7 @@ class PageStore:
     def _unpin(self, run: Run) -> None:
         if run.claimed and run not in self.fetches.runs:  # its holder gave up before it was computed or loaded
             run.claimed = False
+            run.stamp += 1
             if run.slots[Tier.DEVICE] is not None:
                 self.pages.leave(run, Tier.DEVICE, evicted=False)
         self.pages.unpin(run)
@@ -372,6 +389,8 @@ class PageStore:
 
     def copy_ahead(self) -> None:
         """Copy down in advance what ``writeback`` wants, tier by tier."""
+        if not self._copies_down:
+            return
         for tier, pool in self.pools.items():
             if self.pages.below(tier) is not None and (count := self.writeback.ahead(pool)) > 0:
                 self.room.copy_ahead(tier, count)

@@ -66,6 +66,7 @@ class PageTree:
         run.parent.children[int(run.keys[0])] = upper
         run.keys, run.start, run.parent = run.keys[pages:], run.start + pages, upper
         upper.children[int(run.keys[0])] = run
+        run.stamp += 1
         return upper
 
     def join(self, upper: Run, lower: Run) -> None:
@@ -78,6 +79,17 @@ class PageTree:
         upper.kids, upper.children, upper.tails = lower.kids, lower.children, lower.tails
         for kid in [*lower.children.values(), *lower.tails.values()]:
             kid.parent = upper
+        upper.stamp += 1
+        lower.stamp += 1
+
+    def shift(self, upper: Run, lower: Run, pages: int) -> None:
+        """Let the first ``pages`` pages of ``lower`` become the last ones of its parent ``upper``; slots stay."""
+        del upper.children[int(lower.keys[0])]
+        upper.keys = np.concatenate([upper.keys, lower.keys[:pages]])
+        lower.keys, lower.start = lower.keys[pages:], lower.start + pages
+        upper.children[int(lower.keys[0])] = lower
+        upper.stamp += 1
+        lower.stamp += 1
 
     def prune(self, run: Run) -> None:
         """Forget ``run`` and its ancestors as far as nothing is resident, pinned or below them; again: a no-op."""
@@ -89,6 +101,7 @@ class PageTree:
                 del parent.children[int(run.keys[0])]
             else:
                 return
+            run.stamp += 1
             run = parent
 
 
@@ -98,5 +111,6 @@ def set_slots(run: Run, tier: Tier, slots: Slots | None) -> None:
     if not run.is_spare(tier):
         run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)
     run.slots[tier] = slots
+    run.stamp += 1
     if slots is None:
         run.spare &= ~(1 << tier)

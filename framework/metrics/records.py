@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from .token_times import TokenTimes
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -39,10 +41,10 @@ class RequestRecord:
     status: str = "ok"
     warmup: bool = False
     output_ids: list[int] = field(default_factory=list)
-    token_times: list[tuple[float, int]] = field(default_factory=list)
+    token_times: TokenTimes = field(default_factory=TokenTimes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepRecord:
     """One iteration, or a stretch of ``n_steps`` equal ones.
 

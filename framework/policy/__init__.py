@@ -12,24 +12,38 @@ from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, req
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
 from .plans import complete, leading, nearest
+from .replays import NEVER, PageTrace, RequestHits
 from .restoration import Action, Loading, Offer, Prefetch, Range, Residency, RestorePlan, Span
-from .scheduling import Plan, SchedulerView, Scheduling, Share, admit_whole_prompts, serve_running
+from .scheduling import (
+    DecodingView,
+    Plan,
+    SchedulerView,
+    Scheduling,
+    Share,
+    admit_whole_prompts,
+    serve_all,
+    serve_running,
+)
 from .views import Costs, Future, QueueView, RequestView, RunView, TierView
 
 __all__ = [
     "FAMILIES",
+    "NEVER",
     "Action",
     "Compression",
     "Costs",
+    "DecodingView",
     "Eviction",
     "Future",
     "Loading",
     "Offer",
+    "PageTrace",
     "Plan",
     "Policy",
     "Prefetch",
     "QueueView",
     "Range",
+    "RequestHits",
     "RequestView",
     "Residency",
     "RestorePlan",
@@ -55,5 +69,6 @@ __all__ = [
     "register",
     "require_at_least",
     "require_share",
+    "serve_all",
     "serve_running",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import Policy
+from .replays import PageTrace, RequestHits
 from .views import Future, RunView, TierView
 
 Score = float | tuple[float, ...]
@@ -40,9 +41,12 @@ class Eviction(Policy, ABC):
 
     A run that was copied down in advance is spare: ``removed`` is called as if it had left, and ``inserted`` again if
     it is used, or loses the copy below, before its slots are reclaimed.
+
+    ``trims``: the policy knows :meth:`trimmed`, which spares it (and the store) a split for each part that leaves.
     """
 
     family: ClassVar[str] = "eviction"
+    trims: ClassVar[bool] = False
 
     def bind(self, view: TierView, future: Future | None = None) -> None:
         """Called once before any other hook. ``future`` is given to oracles only."""
@@ -67,12 +71,28 @@ class Eviction(Policy, ABC):
     def removed(self, run: RunView, evicted: bool) -> None:
         """``run`` left the tier; ``evicted`` False: it was taken away, not chosen."""
 
+    def trimmed(self, run: RunView, pages: int) -> None:
+        """So many pages of ``run`` were evicted, the rest stays what it is. Called only where ``trims`` holds, instead
+        of ``split`` and ``removed``, and only for parts that :meth:`victims` named."""
+
     @abstractmethod
     def victims(self, need: int) -> Iterator[Victim]:
         """Yield victims, worst first, until the store stops asking. ``need`` pages are wanted; 0 is a no-op.
 
         The store removes each victim before it asks for the next one.
         """
+
+    # Fast forms, which a policy may offer for task=replay. Each must take the decisions that the hooks above take where
+    # every run is one page and all pages cost the same; a class that inherits one is replayed by its hooks.
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray | None:
+        """Pages one after another, no prefix rule: 1 for each access that finds its page, else 0. None: not offered."""
+        return None
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits | None:
+        """Request by request: leading pages hit, own pages are pinned, then released tail first, and only pages that no
+        resident page follows may leave. Each request fits ``capacity``. None: not offered."""
+        return None
 
 
 class RunQueue:
@@ -87,7 +107,7 @@ class RunQueue:
         self._heap: list[tuple[Score, int, int, RunView]] = []
         self._pushed = 0
         self._entry: dict[RunView, tuple[int, Score]] = {}  # run -> its one valid heap entry, and its key
-        self._aside: dict[RunView, Score] = {}
+        self._aside: dict[RunView, tuple[int, Score]] = {}
 
     def __contains__(self, run: RunView) -> bool:
         return run in self._entry or run in self._aside
@@ -108,9 +128,14 @@ class RunQueue:
         """A run in here got ``pages`` more pages."""
         self.pages += pages
 
+    def shrink(self, run: RunView, pages: int) -> None:
+        """``run`` has lost so many pages; not being here is not an error."""
+        if run in self:
+            self.pages -= pages
+
     def split(self, upper: RunView, lower: RunView) -> None:
         """``upper`` takes the place of the pages that ``lower`` gave it, right behind ``lower``."""
-        key = self._entry[lower][1] if lower in self._entry else self._aside[lower]
+        _, key = self._entry[lower] if lower in self._entry else self._aside[lower]
         self.pages -= upper.pages
         self.push(upper, key)
 
@@ -124,17 +149,17 @@ class RunQueue:
     def wake(self, run: RunView | None) -> None:
         """``run`` may have become evictable."""
         if run is not None and run in self._aside:
-            self.push(run, self._aside[run])
+            pushed, key = self._entry[run] = self._aside.pop(run)
+            heapq.heappush(self._heap, (key, -run.start, pushed, run))
 
     def first(self) -> RunView | None:
         """The first run that may leave, or None; it stays in the queue."""
         while self._heap:
-            key, _, pushed, run = self._heap[0]
+            _, _, pushed, run = self._heap[0]
             if self._valid(run, pushed):
                 if self._view.evictable(run):
                     return run
-                del self._entry[run]
-                self._aside[run] = key
+                self._aside[run] = self._entry.pop(run)
             heapq.heappop(self._heap)
         return None
 
@@ -173,6 +198,9 @@ class ScoredEviction(Eviction):
     def removed(self, run: RunView, evicted: bool) -> None:
         self.queue.remove(run)
         self.queue.wake(run.parent)
+
+    def trimmed(self, run: RunView, pages: int) -> None:
+        self.queue.shrink(run, pages)
 
     def victims(self, need: int) -> Iterator[Victim]:
         while need > 0 and (run := self.queue.first()) is not None:

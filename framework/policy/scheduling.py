@@ -12,12 +12,38 @@ from .restoration import Offer
 from .views import RequestView
 
 
+class DecodingView(Protocol):
+    """The running requests that decode, as one: each misses one token. O(1)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def pages(self) -> int:
+        """New device pages that one token for each of them needs."""
+        ...
+
+    @property
+    def first(self) -> bool:
+        """All of them were admitted before any other running request (False where that is not sure)."""
+        ...
+
+
 class SchedulerView(Protocol):
     """What the scheduler may look at. Nothing here is linear in the queue unless the policy walks it."""
 
     @property
     def running(self) -> Sequence[RequestView]:
         """Admitted requests in order of admission."""
+        ...
+
+    @property
+    def decoding(self) -> DecodingView:
+        """Those of ``running`` that decode, for policies that treat them alike."""
+        ...
+
+    @property
+    def prefilling(self) -> Collection[RequestView]:
+        """The rest of ``running``, in order of admission."""
         ...
 
     @property
@@ -69,13 +95,19 @@ class Share:
 class Plan:
     """One iteration: who runs, with how many tokens, who yields (in this order, before anyone runs).
 
+    ``decodes``: every request of ``view.decoding`` takes one token; ``shares`` are those of others then. Without it
+    requests decode that have a share.
+
     ``stable``: the policy would decide the same at the following steps as long as no request arrives, finishes or is
     suspended, no transfer completes, and pages suffice; the engine may then leap to the earliest such event.
+    ``repeats``: that holds for shares of prompts too, as long as the prompts go on: the same tokens once more.
     """
 
     shares: list[Share] = field(default_factory=list)
     suspended: list[RequestView] = field(default_factory=list)
     stable: bool = False
+    decodes: bool = False
+    repeats: bool = False
 
 
 class Scheduling(Policy, ABC):
@@ -113,6 +145,31 @@ def serve_running(
         budget = budget - tokens if budget is not None else None
         served += 1
     return budget, room
+
+
+def serve_all(
+    view: SchedulerView, plan: Plan, budget: int | None = None, *, by_arrival: bool = False
+) -> tuple[int | None, int]:
+    """:func:`serve_running` for all running requests, in order of admission or ``by_arrival``.
+
+    O(1) in those that decode, as long as nobody has to yield and tokens suffice for all of them.
+    """
+    room, left, shares = view.available_pages - view.decoding.pages, budget, list[Share]()
+    if budget is not None:
+        left = budget - len(view.decoding) if view.decoding.first else -1
+    for request in view.prefilling:
+        if room < 0 or (left is not None and left <= 0):
+            break
+        tokens = request.missing_tokens if left is None else min(request.missing_tokens, left)
+        room -= view.pages_for(request, tokens)
+        left = left - tokens if left is not None else None
+        shares.append(Share(request, tokens))
+    if room < 0 or (left is not None and left < 0):
+        running = sorted(view.running, key=lambda request: request.order) if by_arrival else view.running
+        return serve_running(view, plan, running, budget)
+    plan.decodes = len(view.decoding) > 0
+    plan.shares += shares
+    return left, room
 
 
 def admit_whole_prompts(

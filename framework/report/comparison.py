@@ -6,13 +6,19 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..metrics.files import replace_text
+from .curves import draw_miss_ratios
 from .figures import draw_figures, draw_size_figures
+from .regret import with_regret
+from .replay import CSV_NAMES, ReplayTable, replay_tables, rich_replay
+from .replay import markdown as replay_markdown
 from .rows import Row, group_rows
-from .runs import Run, RunError, load_run
+from .runs import Run, RunError, is_served, load_run
 from .table import METRICS, Table, make_table
 
 if TYPE_CHECKING:
@@ -28,12 +34,13 @@ class Comparison:
     """What ``compare`` found. Print it with rich: ``Console().print(comparison)``.
 
     ``tables``: one per setting (measured and simulated never share one); ``problems``: lines about runs that are
-    missing or not comparable; ``files``: what was written.
+    missing or not comparable; ``files``: what was written; ``replays``: one per workload that was replayed.
     """
 
     tables: tuple[Table, ...]
     problems: tuple[str, ...]
     files: tuple[Path, ...] = field(default=())
+    replays: tuple[ReplayTable, ...] = field(default=())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -42,12 +49,15 @@ class Comparison:
             yield _rich_table(table, options.max_width)
             for note in _notes(table):
                 yield Text(note, style="yellow")
+        for replay in self.replays:
+            yield rich_replay(replay, options.max_width)
         for problem in self.problems:
             yield Text(problem, style="red")
 
     def markdown(self) -> str:
         """The content of ``comparison.md``."""
         parts = ["# Comparison", *(_markdown_table(table) for table in self.tables)]
+        parts += [replay_markdown(replay) for replay in self.replays]
         if self.problems:
             parts.append("## Problems\n\n" + "\n".join(f"- {problem}" for problem in self.problems))
         figures = [path for path in self.files if path.suffix == ".png"]
@@ -57,12 +67,14 @@ class Comparison:
     def csv(self) -> str:
         """The content of ``comparison.csv``: SI units; measured and simulated figures in columns of their own."""
         kinds = sorted({table.setting.kind for table in self.tables})
+        replayed = CSV_NAMES if self.replays else ()
         names = [f"{kind}_{metric.name}{end}" for kind in kinds for metric in METRICS for end in ("", "_ci95")]
         fixed = ["kind", "workload", "model", "hardware", "system", "seeds", "requests", "failed", "notes", "version"]
         out = io.StringIO()
-        writer = csv.DictWriter(out, [*fixed, *names], restval="", lineterminator="\n")
+        writer = csv.DictWriter(out, [*fixed, *names, *replayed], restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(_csv_row(table, row) for table in self.tables for row in table.rows)
+        writer.writerows(row for replay in self.replays for row in replay.csv_rows())
         return out.getvalue()
 
 
@@ -78,9 +90,10 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
         If ``out`` cannot be written.
     """
     runs, problems = _load(folders)
-    groups = group_rows(runs)
+    groups = group_rows([run for run in runs if is_served(run)])
+    replays = tuple(replay_tables(runs))
     problems += [problem for rows in groups.values() for problem in _unequal_workloads(rows)]
-    tables = tuple(make_table(setting, rows) for setting, rows in groups.items())
+    tables = tuple(make_table(setting, with_regret(rows)) for setting, rows in groups.items())
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
@@ -91,11 +104,14 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
             except RunError as error:
                 problems.append(f"no figures for {table.setting}: {error}")
         drawn += draw_size_figures(runs, out / "figures")
-    comparison = Comparison(tables, tuple(problems), tuple(drawn))
+        drawn += draw_miss_ratios(replays, out / "figures")
+    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays)
+    if not (tables or replays or problems):  # a task with a report of its own
+        return comparison
     texts = {out / "comparison.md": comparison.markdown(), out / "comparison.csv": comparison.csv()}
     for path, text in texts.items():
         replace_text(path, text)
-    return Comparison(tables, tuple(problems), (*texts, *drawn))
+    return replace(comparison, files=(*texts, *drawn))
 
 
 def _load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -137,7 +153,7 @@ def _notes(table: Table) -> list[str]:
 
 
 def _rich_table(table: Table, width: int) -> RichTable:
-    """The table for a terminal; a narrow one has no room for the spreads."""
+    """The table for a terminal; a narrow one has no room for the spreads, nor for what the regret tells too."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as RichTable
@@ -149,11 +165,13 @@ def _rich_table(table: Table, width: int) -> RichTable:
     hidden = " The spreads are in comparison.md." if narrow and " ± " in str(table.cells) else ""
     shown.caption, shown.caption_justify = escape(table.caption + hidden), "left"
     shown.add_column("system", overflow="fold")
-    for title, unit in table.headers:
+    left_out = [narrow and title == "recomputed" for title, _ in table.headers]
+    for title, unit in compress(table.headers, map(not_, left_out)):
         lines = (title.split() + unit.split()) if narrow else [title, unit]
         shown.add_column(escape("\n".join(lines)), justify="right")
     for row, cells in zip(table.rows, table.cells, strict=True):
-        texts = [replace(cell, text=cell.text.partition(" ± ")[0]) if narrow else cell for cell in cells]
+        kept = compress(cells, map(not_, left_out))
+        texts = [replace(cell, text=cell.text.partition(" ± ")[0]) if narrow else cell for cell in kept]
         marked = [cell.marked("[bold green]{}[/bold green]") for cell in texts]
         shown.add_row(escape(_label(row)), *marked, style="dim" if row.oracle or not row.ok else None)
     return shown

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _MIN_REQUESTS_PER_TURN = 3
 _MAX_NAME = 29
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -54,7 +54,7 @@ def draw_figures(table: Table, folder: Path, many: bool = False) -> list[Path]:
     if not rows:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    end = _ending(table.setting) if many else ""
+    end = ending(table.setting) if many else ""
     bands = "; lines: mean over seeds, bands: smallest to largest" if any(len(row.runs) > 1 for row in rows) else ""
     drawn = []
     drawers: dict[str, Callable[[Sequence[Row]], Figure]] = {
@@ -64,9 +64,9 @@ def draw_figures(table: Table, folder: Path, many: bool = False) -> list[Path]:
     }
     for name, draw in drawers.items():
         path = folder / f"{name}{end}.png"
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(RC):
             figure = draw(rows)
-            _caption(figure, describe(table.setting, rows) + (bands if draw is not _reusable_tokens else ""))
+            caption(figure, describe(table.setting, rows) + (bands if draw is not _reusable_tokens else ""))
             figure.savefig(path, dpi=150, facecolor="white")
         drawn.append(path)
     return drawn
@@ -86,21 +86,23 @@ def draw_size_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
     drawn = []
     for panel in panels:
         many = sum(other.tier == panel.tier for other in panels) > 1
-        path = folder / f"ttft_by_{panel.tier}_size{_ending(panel.setting) if many else ''}.png"
+        path = folder / f"ttft_by_{panel.tier}_size{ending(panel.setting) if many else ''}.png"
         folder.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(RC):
             figure = _ttft_by_size(panel)
-            _caption(figure, describe(panel.setting, [curve.row for curve in panel.curves]) + "; dashed: p99")
+            caption(figure, describe(panel.setting, [curve.row for curve in panel.curves]) + "; dashed: p99")
             figure.savefig(path, dpi=150, facecolor="white")
         drawn.append(path)
     return drawn
 
 
-def _ending(setting: Setting) -> str:
+def ending(setting: Setting | str) -> str:
+    """What the setting adds to a file's name."""
     return "_" + re.sub(r"[^a-z0-9]+", "-", str(setting).lower()).strip("-")
 
 
-def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
+def new_figure(height: float = 4.2) -> tuple[Figure, Axes]:
+    """A figure of ``height`` inches with room for names at the right and a caption below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -109,7 +111,8 @@ def _figure(height: float = 4.2) -> tuple[Figure, Axes]:
     return figure, figure.add_axes((0.09, 0.85 / height, 0.64, 1 - 1.25 / height))
 
 
-def _caption(figure: Figure, text: str) -> None:
+def caption(figure: Figure, text: str) -> None:
+    """Write ``text`` below the axes."""
     figure.text(0.02, 0.02, "\n".join(textwrap.wrap(text, 140)), fontsize=7, color="#555555", va="bottom")
 
 
@@ -127,7 +130,7 @@ def _name(row: Row) -> str:
 
 def _ttft_cdf(rows: Sequence[Row]) -> Figure:
     """Share of requests whose first token came within x: mean over seeds of each quantile, and the range."""
-    figure, axes = _figure(height=max(4.2, 1.6 + 0.34 * len(rows)))
+    figure, axes = new_figure(height=max(4.2, 1.6 + 0.34 * len(rows)))
     q = np.linspace(0, 1, 401)
     curves = []
     for row in rows:
@@ -171,7 +174,7 @@ def _ttft_by_turn(rows: Sequence[Row]) -> Figure:
     """Median time to first token by turn: mean over seeds, and the range."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _figure()
+    figure, axes = new_figure()
     ends: list[tuple[float, float, Row]] = []
     for row in rows:
         turns, medians = _medians_by_turn(row)  # [turns], [seeds, turns]
@@ -241,7 +244,7 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
 
 def _reusable_tokens(rows: Sequence[Row]) -> Figure:
     """What became of each reusable token, as shares of all of them."""
-    figure, axes = _figure(height=1.5 + 0.5 * len(rows))
+    figure, axes = new_figure(height=1.5 + 0.5 * len(rows))
     parts: list[tuple[str, tuple[str, ...], float, str]] = [
         ("device", ("reused_tokens", "device"), 1.0, ""),
         ("host", ("reused_tokens", "host"), 0.72, ""),
@@ -288,7 +291,7 @@ def _bar(axes: Axes, y: int, left: float, width: float, name: str, colour: str, 
 
 def _ttft_by_size(panel: SizePanel) -> Figure:
     """Median and p99 of the time to first token over the tokens that a tier holds, equally spaced in order."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     sizes = sorted({size for curve in panel.curves for size in curve.sizes})
     ends: list[tuple[float, float, Row]] = []
     for curve in panel.curves:

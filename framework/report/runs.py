@@ -107,6 +107,11 @@ class Run:
         return np.asarray(columns["first_token_s"] - columns["arrival_s"], np.float64)
 
 
+def is_served(run: Run) -> bool:
+    """``run`` served requests, or failed before it told: runs of other tasks have reports of their own."""
+    return "latency" in run.summary or not run.ok
+
+
 def load_run(folder: Path) -> Run:
     """Read the run in ``folder``.
 

@@ -13,7 +13,10 @@ from .runs import Setting
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A column: ``name`` in files (SI units), ``title`` for people, ``path`` in the summary, which end is ``best``."""
+    """A column: ``name`` in files (SI units), ``title`` for people, ``path`` in the summary, which end is ``best``.
+
+    ``rare``: shown only where some row has it.
+    """
 
     name: str
     title: str
@@ -21,6 +24,7 @@ class Metric:
     best: Literal["min", "max"]
     unit: Callable[[Sequence[float]], Unit]
     latency: bool = False
+    rare: bool = False
 
 
 METRICS = (
@@ -46,6 +50,8 @@ METRICS = (
         "min",
         lambda values: count_unit(values, "tokens"),
     ),
+    Metric("regret_infinite", "regret", ("regret", "infinite"), "min", lambda _: Unit("% recomputed", 100)),
+    Metric("regret_belady", "below belady", ("regret", "belady"), "min", lambda _: Unit("points", 100), rare=True),
 )
 
 
@@ -64,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """All contestants in one setting. ``cells[i][j]``: row i, metric j; ``headers[j]`` = (title, unit)."""
+    """All contestants in one setting. ``cells[i][j]``: row i, column j; ``headers[j]`` = (title, unit)."""
 
     setting: Setting
     rows: tuple[Row, ...]
@@ -79,8 +85,9 @@ class Table:
 
 def make_table(setting: Setting, rows: Sequence[Row]) -> Table:
     """Lay out ``rows`` of one setting."""
-    columns = [_column(metric, rows) for metric in METRICS]
-    headers = tuple((metric.title, unit.name) for metric, (unit, _) in zip(METRICS, columns, strict=True))
+    metrics = [one for one in METRICS if not one.rare or any(row.estimate(one.path) is not None for row in rows)]
+    columns = [_column(metric, rows) for metric in metrics]
+    headers = tuple((metric.title, unit.name) for metric, (unit, _) in zip(metrics, columns, strict=True))
     cells = tuple(tuple(cells[i] for _, cells in columns) for i in range(len(rows)))
     return Table(setting, tuple(rows), headers, cells)
 
@@ -103,7 +110,11 @@ def _version(info: dict[str, object]) -> str:
 
 
 def _marks(rows: Sequence[Row]) -> str:
-    room = "Recomputed: what an infinite cache would have reused."
+    room = (
+        "Recomputed, regret: reusable tokens computed again, all of which a cache that never evicts would have reused."
+    )
+    if any(row.estimate(("regret", "belady")) for row in rows):
+        room += " Below belady: hit ratio that Belady's policy has more."
     if max((len(row.runs) for row in rows), default=0) < 2:
         return f"Bold: best. One seed: differences are not tested. {room}"
     return (

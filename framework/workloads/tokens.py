@@ -171,7 +171,7 @@ class _SymbolicLog:
         """See :class:`TokenLog`. Vectorised, with room for the pages to come."""
         pages = _checked(page_size, num_tokens, self._length) // page_size
         if page_size != self._page_size or pages > len(self._keys):
-            ends = np.arange(1, pages + pages // 2 + 9) * page_size
+            ends = np.arange(1, pages + pages // 8 + 32) * page_size
             self._keys, self._page_size = self._keys_at(page_size, ends), page_size
             self._keys.flags.writeable = False
         return self._keys[:pages]

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...framework.policy import Eviction, Future, RunQueue, RunView, TierView, Victim, register
+from ...framework.policy import Eviction, Future, PageTrace, RequestHits, RunQueue, RunView, TierView, Victim, register
+from .replays.arc import ArcForest, arc_hits
+from .replays.forest import forest_hits
 
 
 @register("eviction", "arc")
@@ -111,3 +113,9 @@ class ARC(Eviction):
                 pages = max(1, min(pages, int(self._t1.pages - self._p)))
             need -= pages
             yield Victim(run, pages)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return arc_hits(trace, capacity)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return forest_hits(ArcForest(trace, capacity), trace, capacity)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...framework.policy import RunView, ScoredEviction, Tier, register
+from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, Tier, register
+from .replays.counts import belady_hits
+from .replays.leaves import due_marks, leaf_hits
 
 
 @register("eviction", "belady")
@@ -41,3 +43,9 @@ class Belady(ScoredEviction):
             if tier != self.view.tier and run.held_by(tier):
                 return costs.load_s(run.pages * page, tier)
         return costs.recompute_s(run.start * page, (run.start + run.pages) * page)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return belady_hits(trace, capacity)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return leaf_hits(trace, capacity, lambda uses, last: last, due_marks(trace))

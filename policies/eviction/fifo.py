@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...framework.policy import RunView, ScoredEviction, register
+from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, register
+from .replays.lists import fifo_hits
+from .replays.queues import fifo_prefix_hits
 
 
 @register("eviction", "fifo")
@@ -18,3 +20,9 @@ class FIFO(ScoredEviction):
 
     def score(self, run: RunView) -> float:
         return run.inserted
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return fifo_hits(trace, capacity)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return fifo_prefix_hits(trace, capacity)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...framework.policy import Eviction, Future, RunQueue, RunView, Tier, TierView, Victim, register
+from ...framework.policy import (
+    Eviction,
+    Future,
+    PageTrace,
+    RequestHits,
+    RunQueue,
+    RunView,
+    Tier,
+    TierView,
+    Victim,
+    register,
+)
+from .replays.counts import gdsf_hits
+from .replays.forest import forest_hits
+from .replays.gdsf import GdsfForest
 
 
 @register("eviction", "gdsf")
@@ -57,3 +71,9 @@ class GDSF(Eviction):
             pages = min(run.pages, need)
             need -= pages
             yield Victim(run, pages)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return gdsf_hits(trace, capacity)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return forest_hits(GdsfForest(trace), trace, capacity)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...framework.policy import RunView, ScoredEviction, register
+from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, register
+from .replays.counts import lfu_hits
+from .replays.leaves import USE, leaf_hits
 
 
 @register("eviction", "lfu")
@@ -17,3 +19,9 @@ class LFU(ScoredEviction):
 
     def score(self, run: RunView) -> tuple[float, ...]:
         return (run.uses, run.last_use)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return lfu_hits(trace, capacity)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return leaf_hits(trace, capacity, lambda uses, last: uses * USE + last)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...framework.policy import Eviction, Future, RunQueue, RunView, TierView, Victim, register
+from ...framework.policy import Eviction, Future, PageTrace, RequestHits, RunQueue, RunView, TierView, Victim, register
+from .replays.forest import forest_hits
+from .replays.s3fifo import S3FifoForest, Sizes, s3fifo_hits
 
 
 @register("eviction", "s3fifo")
@@ -21,9 +23,10 @@ class S3FIFO(Eviction):
     leave and are remembered in a ghost FIFO. A page that returns while remembered enters the main FIFO. The main FIFO
     gives each used page another round, at most ``max_count`` of them.
 
-    Defaults are the paper's: small 10 %, ghost 90 % of the capacity, counters of two bits. Deviations: queues hold
-    runs, not single pages (sizes are in pages; a run is a returning one if its first page is remembered); pinned runs
-    and runs with a resident child where those may not leave are passed over.
+    Defaults are the paper's: small 10 %, ghost 90 % of the capacity, counters of two bits. As in the authors'
+    libCacheSim (``S3FIFO.c``), what comes before anything had to leave enters the main FIFO once the small one is full.
+    Deviations: queues hold runs, not single pages (sizes are in pages; a run is a returning one if its first page is
+    remembered); pinned runs and runs with a resident child where those may not leave are passed over.
     """
 
     small_ratio: float = 0.1
@@ -43,10 +46,20 @@ class S3FIFO(Eviction):
         self._count: dict[RunView, int] = {}
         self._ghost: OrderedDict[int, None] = OrderedDict()
         self._entered = 0
+        self._returning: set[int] = set()
+        self._evicted = False
 
     def _enter(self, queue: RunQueue, run: RunView) -> None:
         self._entered += 1
         queue.push(run, self._entered)
+
+    def wanted(self, keys: NDArray[np.int64]) -> None:
+        self._returning.update(key for key in keys.tolist() if key in self._ghost)  # before making room remembers more
+        self._forget(keys)
+
+    def _forget(self, keys: NDArray[np.int64]) -> None:
+        for key in keys.tolist():
+            self._ghost.pop(key, None)
 
     def inserted(self, run: RunView, pages: int) -> None:
         for queue in (self._small, self._main):
@@ -54,9 +67,12 @@ class S3FIFO(Eviction):
                 queue.grow(pages)
                 return
         self._count[run] = 0
-        self._enter(self._main if int(run.keys[0]) in self._ghost else self._small, run)
-        for key in run.keys.tolist():
-            self._ghost.pop(key, None)
+        fills = not self._evicted and 0 < int(self.small_ratio * self.view.capacity) <= self._small.pages
+        first = int(run.keys[0])
+        returns = first in self._returning or first in self._ghost
+        self._enter(self._main if fills or returns else self._small, run)
+        self._forget(run.keys)
+        self._returning.difference_update(run.keys.tolist())
 
     def accessed(self, run: RunView) -> None:
         if run in self._count:
@@ -72,6 +88,7 @@ class S3FIFO(Eviction):
             (self._small if lower in self._small else self._main).split(upper, lower)
 
     def removed(self, run: RunView, evicted: bool) -> None:
+        self._evicted |= evicted
         if evicted and run in self._small:
             self._remember(run.keys)
         for queue in (self._small, self._main):
@@ -109,3 +126,13 @@ class S3FIFO(Eviction):
             self._count[run] -= 1
             self._enter(self._main, run)
         return run
+
+    def _sizes(self, capacity: int) -> Sizes:
+        small, ghost = int(self.small_ratio * capacity), int(self.ghost_ratio * capacity)
+        return Sizes(small, ghost, self.promote_above, self.max_count)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return s3fifo_hits(trace, capacity, self._sizes(capacity))
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        return forest_hits(S3FifoForest(trace, self._sizes(capacity)), trace, capacity)

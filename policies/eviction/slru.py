@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...framework.policy import RunView, ScoredEviction, register, require_at_least
+from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, register, require_at_least
+from .replays.leaves import USE, leaf_hits
+from .replays.lists import slru_hits
 
 
 @register("eviction", "slru")
@@ -26,3 +28,10 @@ class SLRU(ScoredEviction):
 
     def score(self, run: RunView) -> tuple[float, ...]:
         return (run.uses >= self.protected_uses, run.last_use)
+
+    def replay_blocks(self, trace: PageTrace, capacity: int) -> bytearray:
+        return slru_hits(trace, capacity, self.protected_uses)
+
+    def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
+        often = self.protected_uses
+        return leaf_hits(trace, capacity, lambda uses, last: (uses >= often) * USE + last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...framework.policy import Plan, SchedulerView, Scheduling, Share, register, require_at_least, serve_running
+from ...framework.policy import Plan, SchedulerView, Scheduling, Share, register, require_at_least, serve_all
 
 
 @register("scheduling", "chunked")
@@ -27,24 +27,27 @@ class Chunked(Scheduling):
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)
-        budget, room = serve_running(view, plan, view.running, self.max_batched_tokens)
+        budget, room = serve_all(view, plan, self.max_batched_tokens)
         if budget and not plan.suspended:
-            self._admit(view, plan, budget, room)
+            budget = self._admit(view, plan, budget, room)
+        plan.repeats = not budget
         return plan
 
-    def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int) -> None:
+    def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int) -> int:
+        """Returns what is left of ``budget``."""
         slots = self.max_running - len(view.running) - view.loading
         for request in view.waiting:
             if not (slots and budget):
-                return
+                return budget
             offer = view.offer(request)
             if offer.blocked:
                 continue
             tokens = 0 if offer.deferred else min(offer.compute_tokens, budget)
             pages = offer.pages_for(tokens) + offer.pinned_pages
             if pages > room:
-                return
+                return budget
             plan.shares.append(Share(request, tokens, offer))
             room -= pages
             budget -= tokens
             slots -= 1
+        return budget

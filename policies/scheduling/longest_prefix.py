@@ -13,7 +13,7 @@ from ...framework.policy import (
     Share,
     register,
     require_at_least,
-    serve_running,
+    serve_all,
 )
 
 
@@ -41,22 +41,25 @@ class LongestPrefix(Scheduling):
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)
-        budget, room = serve_running(view, plan, view.running, self.max_batched_tokens)
+        budget, room = serve_all(view, plan, self.max_batched_tokens)
         slots = self.max_running - len(view.running) - view.loading
         if budget and slots and room and not plan.suspended:
-            self._admit(view, plan, budget, room, slots)
+            budget = self._admit(view, plan, budget, room, slots)
+        plan.repeats = not budget
         return plan
 
-    def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int, slots: int) -> None:
+    def _admit(self, view: SchedulerView, plan: Plan, budget: int, room: int, slots: int) -> int:
+        """Returns what is left of ``budget``."""
         for offer in self._offers(view):
             tokens = 0 if offer.deferred else min(offer.compute_tokens, budget)
             pages = offer.pages_for(tokens) + offer.pinned_pages
             if not (slots and budget) or pages > room:
-                return
+                return budget
             plan.shares.append(Share(offer.request, tokens, offer))
             room -= pages
             budget -= tokens
             slots -= 1
+        return budget
 
     def _offers(self, view: SchedulerView) -> list[Offer]:
         """What the first waiting requests could reuse, most first."""

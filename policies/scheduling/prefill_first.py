@@ -12,7 +12,7 @@ from ...framework.policy import (
     register,
     require_at_least,
     require_share,
-    serve_running,
+    serve_all,
 )
 
 
@@ -47,5 +47,5 @@ class PrefillFirst(Scheduling):
             reserve=int(self.watermark * view.device_pages),
         )
         if not plan.shares:
-            serve_running(view, plan, sorted(view.running, key=lambda request: request.order))
+            serve_all(view, plan, by_arrival=True)
         return plan

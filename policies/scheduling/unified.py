@@ -12,7 +12,7 @@ from ...framework.policy import (
     register,
     require_at_least,
     require_share,
-    serve_running,
+    serve_all,
 )
 
 
@@ -39,7 +39,7 @@ class Unified(Scheduling):
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)
-        _, room = serve_running(view, plan, sorted(view.running, key=lambda request: request.order))
+        _, room = serve_all(view, plan, by_arrival=True)
         if not plan.suspended:
             reserve = int(self.decode_reserve * view.device_pages)
             admit_whole_prompts(

@@ -96,7 +96,8 @@ def test_a_policys_yaml_gives_the_defaults_of_its_dataclass_under_its_name(famil
 def test_every_option_composes_and_builds(group: str, option: str) -> None:
     model = ["model=llama-3-8b", "hardware=h100"] if (group, option) == ("backend", "simulated") else []
     parts = prepare(*composed(f"{group}={option}", *model))
-    assert isinstance(parts.task, TASK_KNOBS[option if group == "task" else "serve"])
+    chosen = option if group == "task" else str(composed(f"{group}={option}", *model)[0]["task"]["name"])
+    assert isinstance(parts.task, TASK_KNOBS[chosen])
 
 
 @pytest.mark.parametrize("option", options("hardware"))

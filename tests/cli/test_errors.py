@@ -41,7 +41,7 @@ BAD = [
     (["task.slo.ttft_s=-1"], ["ttft_s is -1"]),
     (["vllm"], ["'vllm'", "expected key=value"]),
     (["a=["], ["'a=['", "expected key=value"]),
-    (["task=replay"], ["unknown task 'replay'"]),
+    (["task=replya"], ["unknown task 'replya'", "did you mean 'replay'"]),
     (["eviction.name=fifo"], ["eviction.name", "choose one with eviction=..."]),
     (["seed=-1"], ["seed is -1"]),
     (["runs="], ["runs is ''"]),

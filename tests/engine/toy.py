@@ -136,6 +136,7 @@ class ToyExecutor:
     """Writes token ids into page slots and reads them back; an unwritten or foreign slot changes the answer."""
 
     max_steps = 1
+    sums_decodes = False
     costs = ToyCosts()
 
     def __init__(self, num_pages: int, page_size: int, links: ToyLinks | None = None) -> None:

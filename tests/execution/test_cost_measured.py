@@ -51,7 +51,7 @@ def attention_ms(model, queries, keys, batch_size):
     return step_s / LAYERS * 1e3
 
 
-@pytest.mark.parametrize(("least", "most"), [(1, 16), (1025, 1 << 20)])
+@pytest.mark.parametrize(("least", "most"), [(1, 32), (33, 128), (1025, 1 << 20)])
 def test_gemms_are_right_in_the_median_and_mostly_within_a_fifth(machine, least, most):
     model, folder = machine
     rows = table(folder, "gemm")

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kvarena.framework.execution.cost import CostModel
+from kvarena.framework.execution.cost import QUERY_KEYS, CostModel, blend
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.shapes import model_shape
 from kvarena.framework.policy import Tier
 from kvarena.framework.schema import ConfigError, build
 
-HARDWARE = ("a100-80g", "4xa100-80g", "h100", "h200", "local")
+HARDWARE = ("a100-80g", "4xa100-80g", "h100", "h200", "rtxpro6000", "local")
 
 
 def load(group, name):
@@ -111,15 +111,20 @@ def test_steps_until_includes_a_step_that_ends_exactly_at_the_limit():
 
 @given(lengths)
 def test_attention_counts_causal_pairs(segments):
-    """A compute-bound machine (infinite bandwidth) pays for exactly the pairs that a causal mask leaves."""
+    """A compute-bound machine (infinite bandwidth) pays for exactly the pairs that a causal mask leaves, and for each
+    query of a prompt as for so many pairs more."""
     model = LLAMA_ON_H100
     fast = replace(model.hardware, memory_bytes_per_s=1e30)
     shape, compute = model.shape, CostModel(model.shape, fast)
     queries = ints(*(q for q, _ in segments))
     starts = ints(*(s for _, s in segments))
     pairs = sum(start + i + 1 for query, start in segments for i in range(query))
+    pairs += sum(QUERY_KEYS * query for query, _ in segments if query > 1)
     flops = 4 * pairs * shape.num_heads * shape.head_dim * shape.num_layers
-    without_keys_s = compute.step_s(queries, 0 * starts, 0)
+    no_attention = CostModel(
+        shape, replace(fast, flops_per_s_16bit=1e30, gemm_efficiency=fast.gemm_efficiency * 9.89e14 / 1e30)
+    )
+    without_keys_s = no_attention.step_s(queries, starts + queries, 0)
     attention_s = compute.step_s(queries, starts + queries, 0) - without_keys_s
     reachable = 9.89e14 * fast.attention_efficiency
     assert attention_s == pytest.approx(flops / reachable, rel=1e-6, abs=1e-9)
@@ -128,6 +133,23 @@ def test_attention_counts_causal_pairs(segments):
 def test_the_order_of_segments_does_not_matter():
     queries, keys = ints(1, 512, 1, 7), ints(900, 4096, 17, 8)
     assert LLAMA_ON_H100.step_s(queries, keys, 4) == LLAMA_ON_H100.step_s(queries[::-1], keys[::-1], 4)
+
+
+def test_computing_and_reading_overlap_but_not_fully():
+    assert blend(1.0, 0.0) == pytest.approx(1.0)
+    assert 1.0 < blend(1.0, 1.0) < 1.3
+    assert blend(1.0, 0.3) == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_kv_cache_of_fewer_bytes_is_read_faster_and_holds_more():
+    shape = LLAMA_ON_H100.shape
+    small = CostModel(replace(shape, kv_dtype=1), LLAMA_ON_H100.hardware)
+    assert small.shape.kv_bytes_per_token == shape.kv_bytes_per_token / 2
+    assert small.shape.weight_bytes == shape.weight_bytes
+    one, keys = ints(1), ints(100_000)
+    long_s, long_small_s = (model.step_s(one, keys, 1) for model in (LLAMA_ON_H100, small))
+    short_s = LLAMA_ON_H100.step_s(one, one, 1)
+    assert long_small_s - short_s == pytest.approx((long_s - short_s) / 2, rel=0.01)
 
 
 def test_an_empty_batch_costs_nothing():

@@ -130,6 +130,16 @@ def bound(policy: Eviction, **given: object) -> FakeTier:
     return view
 
 
+class FakeDecoding:
+    """A ``DecodingView`` of nobody."""
+
+    pages = 0
+    first = True
+
+    def __len__(self) -> int:
+        return 0
+
+
 @dataclass
 class FakeEngine:
     """A ``SchedulerView`` of waiting requests that would compute ``missing[i]`` tokens, and of none that run."""
@@ -141,6 +151,8 @@ class FakeEngine:
     device_pages: int = 1000
     running: tuple[RequestView, ...] = ()
     loading: int = 0
+    prefilling: tuple[RequestView, ...] = ()
+    decoding: FakeDecoding = field(default_factory=lambda: FakeDecoding())
     offered: list[int] = field(default_factory=list)
 
     def pages_for(self, request: RequestView, tokens: int) -> int:

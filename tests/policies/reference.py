@@ -124,22 +124,23 @@ def belady(trace: Sequence[int], capacity: int) -> int:
 
 
 def s3fifo(trace: Sequence[int], capacity: int) -> int:
-    """Yang et al., SOSP 2023, Algorithm 1, with small = int(0.1 C) and ghost = int(0.9 C)."""
+    """Yang et al., SOSP 2023, as the authors' libCacheSim has it: small = int(0.1 C), ghost = int(0.9 C), and until
+    something had to leave, what the small queue does not hold goes to the main one."""
     small: OrderedDict[int, int] = OrderedDict()
     main: OrderedDict[int, int] = OrderedDict()
     ghost: OrderedDict[int, None] = OrderedDict()
-    hits = 0
+    hits, evicted = 0, False
 
     def evict() -> None:
-        while small and (len(small) >= int(0.1 * capacity) or not main):
+        from_small = len(small) >= int(0.1 * capacity)
+        while from_small and small:
             block, used = small.popitem(last=False)
-            if used > 1:
-                main[block] = 0
-                continue
-            ghost[block] = None
-            if len(ghost) > int(0.9 * capacity):
-                ghost.popitem(last=False)
-            return
+            if used <= 1:
+                ghost[block] = None
+                if len(ghost) > int(0.9 * capacity):
+                    ghost.popitem(last=False)
+                return
+            main[block] = 0
         while True:
             block, used = main.popitem(last=False)
             if not used:
@@ -153,13 +154,13 @@ def s3fifo(trace: Sequence[int], capacity: int) -> int:
                 queue[block] = min(queue[block] + 1, 3)
                 break
         else:
+            returns = block in ghost
+            ghost.pop(block, None)
             if len(small) + len(main) == capacity:
                 evict()
-            if block in ghost:
-                del ghost[block]
-                main[block] = 0
-            else:
-                small[block] = 0
+                evicted = True
+            fills = not evicted and 0 < int(0.1 * capacity) <= len(small)
+            (main if returns or fills else small)[block] = 0
     return hits
 
 

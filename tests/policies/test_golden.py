@@ -64,7 +64,7 @@ GOLDEN = {
     "lookahead": "cdabde",
     "lru": "abcdeabcde",
     "retention": "abcdeabcde",  # every page is as dear as any other: V = c / T
-    "s3fifo": "abcdecde",
+    "s3fifo": "abcdecada",
     "slru": "abcdecde",
     "ttl": "abcdeabcde",  # nothing expires
 }

@@ -1,0 +1,1 @@
+"""Measure this machine for the simulator: operator tables, a hardware file, and how sure they are."""

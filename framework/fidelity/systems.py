@@ -1,0 +1,76 @@
+"""The config of another system: what ``system=...`` on the command line would have chosen."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from ..paths import BUILT_IN, CONF_GROUP, conf_plugins, system_families
+from ..policy import FAMILIES
+from ..run_info import RunInfo
+from ..schema import ConfigError, suggest
+
+
+def system_config(config: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """``config`` with the families of ``system``, and what else its YAML sets.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such system.
+    """
+    own = _read(f"system/{system}.yaml")
+    if own is None:
+        known = sorted({path.stem for root in _roots() for path in (root / "system").glob("*.yaml")})
+        raise ConfigError(f"unknown system {system!r}; known: {', '.join(known)}{suggest(system, known)}")
+    changed = copy.deepcopy(dict(config))
+    for family, option in system_families(system, entry_points(group=CONF_GROUP)).items():
+        if family in FAMILIES:
+            changed[family] = _read(f"{family}/{option}.yaml")
+    for key, value in own.items():
+        if key != "defaults":
+            changed[key] = {**changed.get(key, {}), **value} if isinstance(value, dict) else value
+    return changed
+
+
+def system_info(info: RunInfo, system: str) -> RunInfo:
+    """The run's info under the label of ``system``."""
+    families = system_families(system, entry_points(group=CONF_GROUP))
+    picked = {family: option for family, option in families.items() if family in FAMILIES}
+    return RunInfo(system, {**info.choices, "system": system, **picked}, info.overrides, info.sweep, info.job)
+
+
+def refuse_families(info: RunInfo) -> None:
+    """The systems choose the policies: what the command line says of one would be lost.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first such argument.
+    """
+    for word in info.overrides:
+        key = word.split("=")[0].lstrip("+~")
+        if key.split(".")[0] in (*FAMILIES, "system"):
+            raise ConfigError(f"task=fidelity takes the policies of task.systems; {word} would change none of its runs")
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    for root in _roots():
+        if (root / name).is_file():
+            content = OmegaConf.to_container(OmegaConf.load(root / name))
+            assert isinstance(content, dict)
+            return {str(key): value for key, value in content.items()}
+    return None
+
+
+def _roots() -> Iterator[Path]:
+    """The folders of the config packages, the built-in one first."""
+    for package in (BUILT_IN, *(package for _, package in conf_plugins(entry_points(group=CONF_GROUP)))):
+        spec = importlib.util.find_spec(package)
+        yield from map(Path, spec.submodule_search_locations or () if spec else ())

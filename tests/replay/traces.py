@@ -1,0 +1,50 @@
+"""Traces for the tests: of single blocks, and of growing, forking contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from hypothesis import strategies as st
+
+from kvarena.framework.policy import PageTrace
+
+
+def of_blocks(blocks: Sequence[int], requests: Sequence[int] = ()) -> PageTrace:
+    """``blocks`` one after another, in requests of so many (the rest in one); a second between two requests."""
+    numbers: dict[int, int] = {}
+    pages = [numbers.setdefault(block, len(numbers)) for block in blocks]
+    sizes = [*requests, len(pages) - sum(requests)]
+    return _trace(pages, sizes, len(numbers), sizes, [0] * len(sizes), list(range(len(sizes))))
+
+
+def of_contexts(
+    contexts: Sequence[Sequence[int]], tails: Sequence[int], cuts: Sequence[int], names: Sequence[int]
+) -> PageTrace:
+    """Pages known by all symbols up to theirs; request r may hit all but ``cuts[r]`` of them."""
+    numbers: dict[tuple[int, ...], int] = {}
+    pages = [
+        numbers.setdefault(tuple(context[: n + 1]), len(numbers)) for context in contexts for n in range(len(context))
+    ]
+    sizes = [len(context) for context in contexts]
+    limits = [max(0, size - cut) for size, cut in zip(sizes, cuts, strict=True)]
+    return _trace(pages, sizes, len(numbers), limits, list(tails), list(names))
+
+
+def _trace(
+    pages: list[int], sizes: Sequence[int], distinct: int, limits: Sequence[int], tails: list[int], names: list[int]
+) -> PageTrace:
+    seconds = [float(second) for second in range(len(sizes))]
+    return PageTrace(pages, distinct, [0, *accumulate(sizes)], list(limits), tails, seconds, names)
+
+
+BLOCKS = st.lists(st.integers(0, 14), min_size=1, max_size=150)
+_REQUEST = st.tuples(st.integers(0, 3), st.lists(st.integers(0, 1), max_size=6), st.integers(0, 1), st.integers(0, 1))
+
+
+@st.composite
+def context_traces(draw: st.DrawFn) -> PageTrace:
+    """Some conversations whose contexts grow, shrink and fork; at most 7 pages a request, and perhaps a partial one."""
+    rows = draw(st.lists(_REQUEST, min_size=1, max_size=25))
+    contexts = [[conversation, *path] for conversation, path, _, _ in rows]
+    return of_contexts(contexts, [row[2] for row in rows], [row[3] for row in rows], [row[0] for row in rows])
