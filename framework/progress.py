@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .session import Progress as Stage
 
@@ -58,16 +66,12 @@ class RunProgress:
             self._bar.stop()
 
 
-class StepProgress:
-    """Progress of work of a known number of steps: a bar in a terminal, a line now and then elsewhere.
+class WorkProgress:
+    """Progress of work of many steps, as a context manager: :meth:`advance` by steps, tell it how many there are with
+    :meth:`plan`, and what is being done with :meth:`note`."""
 
-    Parameters
-    ----------
-    label: what runs. steps: how many there are. unit: what they are called.
-    """
-
-    def __init__(self, label: str, steps: int, unit: str, console: Console | None = None) -> None:
-        self._label, self._steps, self._unit, self._done = label, steps, unit, 0
+    def __init__(self, label: str, total: float | None = None, console: Console | None = None) -> None:
+        self._label, self._total, self._done, self._note = label, total, 0.0, ""
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
@@ -75,21 +79,35 @@ class StepProgress:
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self._unit))
-            note = TextColumn("{task.fields[note]}")
-            self._bar = Progress(*columns, note, TimeElapsedColumn(), console=self._console, transient=True)
-            self._task = self._bar.add_task(self._label, total=self._steps, note="")
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            times = (TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, *times, console=self._console, transient=True)
+            self._task = self._bar.add_task(self._label, total=self._total, note="")
             self._bar.start()
         return self
 
-    def advance(self, note: str = "") -> None:
-        """One step is done."""
-        self._done += 1
+    def plan(self, total: float) -> None:
+        """There will be ``total`` steps in all."""
+        self._total = total
+        self._draw()
+
+    def note(self, note: str) -> None:
+        """Say what is being done."""
+        self._note = note
+        self._draw()
+
+    def advance(self, steps: float = 1.0) -> None:
+        """So many more steps are done."""
+        self._done += steps
+        self._draw()
+
+    def _draw(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, note=note)
-        elif time.monotonic() >= self._next_s and self._done < self._steps:
+            self._bar.update(self._task, total=self._total, completed=self._done, note=self._note)
+        elif time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LINE_EVERY_S
-            print(f"{self._label}: {self._done}/{self._steps} {self._unit}, {note}", file=sys.stderr, flush=True)
+            done = f"{self._done / self._total:.0%}" if self._total else f"{self._done:.0f} steps"
+            print(f"{self._label}: {done} {self._note}".rstrip(), file=sys.stderr, flush=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

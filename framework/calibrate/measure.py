@@ -16,6 +16,7 @@ from ..execution.capacity import free_bytes
 from ..execution.shapes import DTYPE_BYTES
 from ..execution.tables import OperatorTables
 from ..opening import open_workload
+from ..progress import WorkProgress
 from ..schema import ConfigError
 from ..workloads.conversation import Workload
 from ..workloads.synthetic import SyntheticChat
@@ -24,7 +25,6 @@ from .engine_time import EngineTime, fit_engine_time
 from .fitting import StepTables, fit_steps
 from .link_times import HostLink, HostTimes, attempt, link_times, measure_disk
 from .machine import copy_bytes_per_s, memory_sizes
-from .progress import WorkProgress
 from .serving import watch_engine
 from .steps import StepTimer, timed
 

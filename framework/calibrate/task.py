@@ -19,6 +19,7 @@ from ..execution.tables import OperatorTables
 from ..metrics import write_summary
 from ..metrics.files import replace_text
 from ..metrics.summary import SCHEMA
+from ..progress import WorkProgress
 from ..run_info import RunInfo
 from ..schema import ConfigError
 from ..serve import describe
@@ -28,7 +29,6 @@ from .figure import draw_calibration
 from .machine import measured_hardware, write_hardware, write_model
 from .measure import Measured, measure_all, one_tier
 from .presets import shape_preset
-from .progress import WorkProgress
 from .result import Calibration
 from .simulation import simulated
 

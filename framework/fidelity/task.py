@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..calibrate.progress import WorkProgress
 from ..calibrate.task import FILE_WIDTH, require_torch
 from ..composition import prepare, refusing
 from ..metrics import write_summary
@@ -15,6 +14,7 @@ from ..metrics.files import replace_text
 from ..metrics.summary import SCHEMA
 from ..opening import check_workload
 from ..paths import read_summary
+from ..progress import WorkProgress
 from ..run_info import RunInfo
 from ..serve import describe
 from ..task_knobs import FidelityTask

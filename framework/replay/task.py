@@ -15,7 +15,7 @@ from ..metrics import write_summary
 from ..metrics.summary import SCHEMA
 from ..opening import open_workload, vocabulary
 from ..policy import Eviction
-from ..progress import StepProgress
+from ..progress import WorkProgress
 from ..registry import Registry
 from ..run_info import RunInfo
 from ..serve import describe, open_run_tracker
@@ -61,10 +61,11 @@ def replay(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, 
 
 def _replay(contest: Contest, capacities: Sequence[int], label: str) -> list[Point]:
     points = []
-    with StepProgress(label, len(capacities), "capacities") as progress:
+    with WorkProgress(label, len(capacities)) as progress:
         for point in contest.points(capacities):
             points.append(point)
-            progress.advance(f"{point.capacity:,} pages")
+            progress.note(f"{point.capacity:,} pages")
+            progress.advance()
     return points
 
 

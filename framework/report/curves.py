@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .figures import RC, caption, ending, new_figure, spread
+from .figures import RC, caption, ending, label_ends, new_figure
 from .replay import BELADY, INFINITE, ReplayRow, ReplayTable, shown_label
 from .style import look
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BESIDE = {BELADY: ("#222222", "--"), INFINITE: ("#777777", ":")}
@@ -48,7 +47,7 @@ def _seeds(table: ReplayTable) -> int:
 
 def _miss_ratio(table: ReplayTable) -> Figure:
     figure, axes = new_figure(height=max(4.2, 1.6 + 0.3 * len(table.rows)))
-    ends: list[tuple[float, float, ReplayRow]] = []
+    ends: list[tuple[float, float, str, str]] = []
     least = 1.0
     for row in table.rows:
         capacities = [capacity for capacity in row.figures if row.estimate(capacity, "hit_ratio") is not None]
@@ -63,14 +62,14 @@ def _miss_ratio(table: ReplayTable) -> Figure:
         if max(map(len, by_seed)) > 1:
             low, high = [min(misses) for misses in by_seed], [max(misses) for misses in by_seed]
             axes.fill_between(capacities, low, high, color=colour, alpha=0.18, linewidth=0)
-        ends.append((float(capacities[-1]), middle[-1], row))
+        ends.append((float(capacities[-1]), middle[-1], f"{shown_label(row)} {middle[-1]:.1%}", colour))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_ylim(least - 0.05 if least > 0.4 else 0.0, 1.01)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel(f"pages of {table.setting.page_tokens} tokens that the cache holds (log scale)")
     axes.set_title("Page accesses that miss")
-    _label_ends(axes, ends)
+    label_ends(axes, ends, gap=0.055)
     return figure
 
 
@@ -79,22 +78,3 @@ def _look(row: ReplayRow) -> tuple[str, str | tuple[int, tuple[int, ...]]]:
         return _BESIDE[row.label]
     style = look(row.label)
     return style.colour, style.line
-
-
-def _label_ends(axes: Axes, ends: list[tuple[float, float, ReplayRow]]) -> None:
-    """Names at the right of the lines' ends, moved apart where they would overlap."""
-    ends = sorted(ends, key=lambda end: end[1])
-    low, high = axes.get_ylim()
-    heights = spread([(miss - low) / (high - low) for _, miss, _ in ends], gap=0.055)
-    for (capacity, miss, row), height in zip(ends, heights, strict=True):
-        colour = _look(row)[0]
-        axes.annotate(
-            f"{shown_label(row)} {miss:.1%}",
-            (capacity, miss),
-            xytext=(1.03, height),
-            textcoords="axes fraction",
-            color=colour,
-            va="center",
-            fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.4, "shrinkB": 2},
-        )

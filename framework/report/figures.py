@@ -175,7 +175,7 @@ def _ttft_by_turn(rows: Sequence[Row]) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = new_figure()
-    ends: list[tuple[float, float, Row]] = []
+    ends: list[tuple[float, float, str, str]] = []
     for row in rows:
         turns, medians = _medians_by_turn(row)  # [turns], [seeds, turns]
         if not len(turns):
@@ -184,13 +184,13 @@ def _ttft_by_turn(rows: Sequence[Row]) -> Figure:
         axes.plot(turns, middle, color=style.colour, linestyle=style.line, marker="o", markersize=3, linewidth=1.8)
         if len(medians) > 1:
             axes.fill_between(turns, medians.min(axis=0), medians.max(axis=0), color=style.colour, alpha=0.18, lw=0)
-        ends.append((float(turns[-1]), float(middle[-1]), row))
-    axes.set_ylim(bottom=0)
+        ends.append((float(turns[-1]), float(middle[-1]), _name(row), style.colour))
+    axes.set_ylim(0, axes.get_ylim()[1])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: _seconds(value))
     axes.set_xlabel("turn of the conversation")
     axes.set_title("Median time to first token, by turn")
-    _label_ends(axes, ends)
+    label_ends(axes, ends, gap=0.075)
     return figure
 
 
@@ -208,18 +208,17 @@ def _medians_by_turn(row: Row) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return np.array(common, np.int64) + 1, medians
 
 
-def _label_ends(axes: Axes, ends: list[tuple[float, float, Row]]) -> None:
-    """Names at the right of the lines' ends, moved apart where they would overlap."""
-    if not ends:
-        return
-    top = axes.get_ylim()[1]
-    axes.set_ylim(0, top)
+def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], gap: float) -> None:
+    """Write names at the right of the ends of lines, at least ``gap`` of the axes' height apart.
+
+    ``ends``: x and y of each end, its name and colour.
+    """
+    low, high = axes.get_ylim()
     ends = sorted(ends, key=lambda end: end[1])
-    heights = spread([y / top for _, y, _ in ends], gap=0.075)
-    for (x, y, row), height in zip(ends, heights, strict=True):
-        colour = look(row.system).colour
+    heights = spread([(y - low) / (high - low) for _, y, _, _ in ends], gap)
+    for (x, y, name, colour), height in zip(ends, heights, strict=True):
         axes.annotate(
-            _name(row),
+            name,
             (x, y),
             xytext=(1.03, height),
             textcoords="axes fraction",
@@ -293,7 +292,7 @@ def _ttft_by_size(panel: SizePanel) -> Figure:
     """Median and p99 of the time to first token over the tokens that a tier holds, equally spaced in order."""
     figure, axes = new_figure()
     sizes = sorted({size for curve in panel.curves for size in curve.sizes})
-    ends: list[tuple[float, float, Row]] = []
+    ends: list[tuple[float, float, str, str]] = []
     for curve in panel.curves:
         at, colour = [sizes.index(size) for size in curve.sizes], look(curve.row.system).colour
         for values_s, line in ((curve.p50_s, "-"), (curve.p99_s, "--")):
@@ -301,13 +300,13 @@ def _ttft_by_size(panel: SizePanel) -> Figure:
             axes.plot(at, middle, color=colour, linestyle=line, marker="o", markersize=3, linewidth=1.8)
             if len(values_s) > 1:
                 axes.fill_between(at, values_s.min(axis=0), values_s.max(axis=0), color=colour, alpha=0.18, lw=0)
-        ends.append((float(at[-1]), float(curve.p50_s.mean(axis=0)[-1]), curve.row))
-    axes.set_ylim(bottom=0)
+        ends.append((float(at[-1]), float(curve.p50_s.mean(axis=0)[-1]), _name(curve.row), colour))
+    axes.set_ylim(0, axes.get_ylim()[1])
     axes.set_xticks(range(len(sizes)), [f"{size:,}" if size else "none" for size in sizes])
     axes.yaxis.set_major_formatter(lambda value, _: _seconds(value))
     axes.set_xlabel(f"tokens that the {panel.tier} tier holds")
     axes.set_title(f"Time to first token, by the size of the {panel.tier} tier (p50, p99 dashed)")
-    _label_ends(axes, ends)
+    label_ends(axes, ends, gap=0.075)
     return figure
 
 
