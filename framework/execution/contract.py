@@ -5,15 +5,30 @@ Both backends fill these contracts; the engine cannot tell them apart.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policy import Costs
+from ..policy import Costs, Stage
 from ..workloads.tokens import TokenLog
 from .transfers import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowing:
+    """After the batch a token-level policy decides what stays of the context that a segment belongs to.
+
+    ``context``: the number of the context, a new one whenever it is begun anew. ``stage``: see ``CacheView``.
+    ``tokens``: of the context with this segment, kept or not. The slots ``0 .. start + length`` under the segment's
+    table are the context's own: the executor may move K/V between them.
+    """
+
+    context: int
+    stage: Stage
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -29,6 +44,8 @@ class Segment:
     write: False where the K/V of these positions are resident already and must not be written again.
     sample: the next token is wanted after the last position.
     forced: the token that the workload says comes next (teacher forcing), or -1.
+    narrowing: None for contexts that are cached whole. Else ``start`` is a place in the cache, and the context's
+        newest ``length`` tokens are computed: their true positions end at ``narrowing.tokens``.
     """
 
     request: int
@@ -39,6 +56,12 @@ class Segment:
     write: bool = True
     sample: bool = False
     forced: int = -1
+    narrowing: Narrowing | None = None
+
+    @property
+    def position(self) -> int:
+        """True position of the first token."""
+        return self.start if self.narrowing is None else self.narrowing.tokens - self.length
 
 
 @dataclass(slots=True)
@@ -75,7 +98,8 @@ class StepResult:
 
     ``duration_s``: what the iteration took, measured or simulated, all ``steps`` together. ``forward_s``: the part of
     it inside the model's forward pass, where it is measured. ``stall_s``: the part in which it waited for transfers.
-    ``steps_s``: what each step took, where they differ by more than what decode tokens add.
+    ``steps_s``: what each step took, where they differ by more than what decode tokens add. ``slots``: how many slots
+    each context takes now, by its number, where a token-level policy let go of some.
     """
 
     tokens: list[int]
@@ -83,6 +107,7 @@ class StepResult:
     forward_s: float | None = None
     stall_s: float = 0.0
     steps_s: list[float] | None = None
+    slots: Mapping[int, int] = field(default_factory=dict)
 
 
 class Executor(Protocol):
@@ -101,6 +126,10 @@ class Executor(Protocol):
 
     def run(self, batch: Batch) -> StepResult:
         """Compute ``batch``. Each layer writes all K/V of the batch before any of its attention reads."""
+        ...
+
+    def forget(self, context: int) -> None:
+        """The narrowed context of that number is no more; an unknown one is ignored."""
         ...
 
     def duration_until(self, batch: Batch, limit_s: float) -> int:

@@ -24,18 +24,22 @@ from .scheduling import (
     serve_all,
     serve_running,
 )
+from .tokens import CacheView, Grouping, Needs, Selection, Stage, TokenTruncation
 from .views import Costs, Future, QueueView, RequestView, RunView, TierView
 
 __all__ = [
     "FAMILIES",
     "NEVER",
     "Action",
+    "CacheView",
     "Compression",
     "Costs",
     "DecodingView",
     "Eviction",
     "Future",
+    "Grouping",
     "Loading",
+    "Needs",
     "Offer",
     "PageTrace",
     "Plan",
@@ -54,10 +58,13 @@ __all__ = [
     "Scheduling",
     "Score",
     "ScoredEviction",
+    "Selection",
     "Share",
     "Span",
+    "Stage",
     "Tier",
     "TierView",
+    "TokenTruncation",
     "Truncation",
     "Victim",
     "Writeback",
