@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .memory import Match, PageStore
 from .metrics.records import RequestRecord
+from .narrowed import NarrowedContexts
 from .policy import Costs, Offer, Prefetch, Range, Residency, RestorePlan, Tier
 from .request import Missing, Request
 
@@ -17,6 +18,7 @@ class Admission:
     store: PageStore
     prefetch: Prefetch
     costs: Costs
+    narrowed: NarrowedContexts
     _fresh: dict[int, tuple[Match, Offer]] = field(default_factory=dict)  # by request, as long as nothing has changed
 
     def offer(self, request: Request) -> Offer:
@@ -31,6 +33,8 @@ class Admission:
         self._fresh.clear()
 
     def _match(self, request: Request) -> Match:
+        if self.narrowed.active and (log := request.narrowed) is not None:
+            return self.narrowed.match(request, log)
         return self.store.lookup(request.log, self._stored_tokens(request), request.conversation)
 
     def _stored_tokens(self, request: Request) -> int:
@@ -38,6 +42,8 @@ class Admission:
 
     def _offer(self, request: Request, match: Match) -> Offer:
         plan = self.prefetch.restore(request, match.residency, self.costs)
+        if self.narrowed.active:
+            plan = all_that_is_there(plan, match.residency, request.known_tokens)
         check_plan(plan, request.known_tokens, self.prefetch.name)
         check_loads(plan, match.residency, self.prefetch.name)
         missing = tuple((r.start, r.stop) for r in plan.ranges if r.action == "recompute")
@@ -105,6 +111,18 @@ def _missing_below(offer: Offer, limit: int) -> int:
 def used_tokens(plan: RestorePlan) -> int:
     """How far into the context ``plan`` reaches with what is stored."""
     return max((r.stop for r in plan.ranges if r.action != "recompute"), default=0)
+
+
+def all_that_is_there(plan: RestorePlan, residency: Residency, known_tokens: int) -> RestorePlan:
+    """``plan``, but that all of ``residency`` comes back: a narrowed context is of use only whole."""
+    ranges: list[Range] = []
+    for span in residency.spans:
+        if not span.tiers:
+            break
+        tier = min(span.tiers)
+        ranges.append(Range(span.start, span.stop, "use" if tier == Tier.DEVICE else "load", tier))
+    stored = ranges[-1].stop if ranges else 0
+    return replace(plan, ranges=(*ranges, Range(stored, known_tokens, "recompute")))
 
 
 def check_plan(plan: RestorePlan, known_tokens: int, name: str) -> None:

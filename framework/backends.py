@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,10 +17,11 @@ from .execution.clocks import SkipIdleClock, VirtualClock, WallClock
 from .execution.contract import Clock, Executor, ModelShape
 from .execution.links import SimulatedLinks
 from .execution.simulated import SimulatedBackend, SimulatedExecutor
+from .execution.simulated_narrowing import SimulatedNarrowing
 from .execution.tables import load_tables
 from .execution.threads import spin_briefly
 from .execution.transfers import Links
-from .policy import Tier
+from .policy import CacheShape, Tier
 from .workloads.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def open_backend(parts: Parts, folder: Path | None = None) -> Backend:
 def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
     shape, hardware, size = parts.shape, parts.hardware, parts.memory.page_size
     assert shape is not None
+    _bind(parts, shape)
     tables = load_tables(Path(knobs.tables).expanduser(), shape, hardware) if knobs.tables else None
     hardware = hardware if tables is None else tables.links.on(hardware)
     free = hardware.free_bytes(shape.weight_bytes)
@@ -113,12 +115,34 @@ def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
     pages = {Tier.DEVICE: num_pages, **_lower(parts, shape.kv_bytes_per_token, room)}
     page_bytes = size * shape.kv_bytes_per_token
     links = SimulatedLinks(hardware, page_bytes, shape.num_layers) if len(pages) > 1 else None
-    executor = SimulatedExecutor(shape, hardware, size, max_steps=knobs.max_steps, links=links, tables=tables)
+    executor = SimulatedExecutor(
+        *(shape, hardware, size),
+        max_steps=knobs.max_steps,
+        links=links,
+        tables=tables,
+        narrowing=_narrowing(parts, shape),
+    )
     # Traces may be longer than the model's positions; a truncation needs to know them.
     longest = None if parts.policies.truncation.name == "none" else shape.max_positions
     return Backend(
         *(executor, VirtualClock(), shape, pages, page_bytes, links), max_tokens=longest, times_from=executor.times_from
     )
+
+
+def _bind(parts: Parts, shape: ModelShape) -> None:
+    """Tell a token-level policy what it works on."""
+    if (truncation := parts.lossy.truncation) is not None:
+        plane_bytes = 2 * shape.head_dim * shape.kv_dtype_bytes
+        truncation.bind(CacheShape(shape.num_layers, shape.num_heads, shape.num_kv_heads, plane_bytes))
+
+
+def _narrowing(parts: Parts, shape: ModelShape) -> SimulatedNarrowing | None:
+    """What token-level policies leave, if there are any."""
+    lossy = parts.lossy
+    if lossy.truncation is None and lossy.compression is None:
+        return None
+    compression = parts.policies.compression
+    return SimulatedNarrowing(lossy.truncation, compression, parts.memory.page_size, shape.kv_bytes_per_token)
 
 
 def _lower(parts: Parts, kv_bytes: int, host: Room) -> dict[Tier, int]:
@@ -146,19 +170,24 @@ def _torch(parts: Parts, knobs: TorchBackend, folder: Path | None) -> Backend:
     num_pages = device_pages(memory.device_tokens, memory.page_size, kv_bytes, free_bytes(knobs.device))
     page_bytes = memory.page_size * kv_bytes
     lower = _lower(parts, kv_bytes, host_room(knobs.device, num_pages * page_bytes))
+    _bind(parts, replace(model.shape, dtype_bytes=dtype_bytes))
     executor = TorchExecutor(
         *(model, num_pages, memory.page_size),
         device=knobs.device,
         dtype=knobs.dtype,
         threads=knobs.threads,
         decoupled=knobs.decoupled,
+        truncation=parts.lossy.truncation,
+        selection=parts.lossy.selection,
+        compression=parts.lossy.compression,
     )
     clock = WallClock() if knobs.clock == "wall" else SkipIdleClock()
     links, disk = _torch_links(parts, executor, model, clock, lower, folder)
     executor.warm_up()
     _measure_costs(executor, lower, disk)
     pages = {Tier.DEVICE: num_pages, **lower}
-    longest, tokenizer = executor.shape.max_positions, model.tokenizer
+    endless = parts.lossy.truncation is not None and parts.lossy.truncation.endless
+    longest, tokenizer = None if endless else executor.shape.max_positions, model.tokenizer
     return Backend(executor, clock, executor.shape, pages, page_bytes, links, disk, longest, tokenizer)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from .decoding import Decoding
 from .execution.contract import Batch, Executor, Segment
 from .memory import PageStore
+from .narrowed import NarrowedContexts
 from .policy import Plan
 from .request import Request
 
@@ -22,8 +23,10 @@ class Work:
     @property
     def steps(self) -> int:
         """How often the request can have so many tokens before its prompt, or a range of it, ends; or 1."""
-        first = self.request.missing[0] if self.prefill else None
-        return 1 if first is None else max(1, (first.stop - first.start - 1) // self.tokens)
+        if not self.prefill or self.request.narrowed is not None:
+            return 1
+        first = self.request.missing[0]
+        return max(1, (first.stop - first.start - 1) // self.tokens)
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class Batcher:
     store: PageStore
     executor: Executor
     decoding: Decoding
+    narrowed: NarrowedContexts
 
     def build(self, work: StepWork, plan: Plan, limit_s: float) -> Batch:
         """Take the tokens of ``work``, for as many steps as ``plan`` holds for and fit before ``limit_s`` seconds."""
@@ -91,6 +95,8 @@ class Batcher:
             sample, length = part is last, part.stop - part.start
             forced = request.forced_token() if sample else -1
             segments.append(Segment(request.id, log, part.start, length, table, part.write, sample, forced))
+        if self.narrowed.active and (own := request.narrowed) is not None:
+            segments[-1].narrowing = self.narrowed.narrowing(request, own, parts[-1].stop, prefill=item.prefill)
 
     def _longest(self, work: StepWork, plan: Plan) -> int:
         """For how many steps ``plan`` holds if nothing comes between, no request ends and no prompt."""

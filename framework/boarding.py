@@ -6,6 +6,7 @@ from .admission import Admission
 from .batching import StepWork, Work
 from .early import EarlyLoads
 from .memory import OutOfPages, PageStore
+from .memory.owning import own_pages
 from .policy import Offer, Plan, RequestView, Share, Tier
 from .request import Request
 from .running import Running
@@ -42,11 +43,11 @@ class Boarding:
         decoding = self._running.decoding
         if plan.decodes:
             return len(decoding) > 0, plan.shares
-        single = [share for share in plan.shares if _request(share).decoding]
+        single = [share for share in plan.shares if _request(share).together is not None]
         if not single:
             return False, plan.shares
         if len(single) == len(decoding):
-            return True, [share for share in plan.shares if not _request(share).decoding]
+            return True, [share for share in plan.shares if _request(share).together is None]
         for share in single:
             self._running.part(_request(share))
         return False, plan.shares
@@ -102,6 +103,8 @@ class Boarding:
         if not self._early.admit(request):
             for part in loads:
                 self._store.load(request.held, part.start, part.stop, part.tier, request.id)
+        if request.narrowed is not None:
+            own_pages(self._store, request.held)
         if tokens:
             self._allocate(request, tokens)
         self._admission.note(request, offer, now)

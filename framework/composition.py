@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from .choices import Lossy, check_choices, lossy
 from .execution.contract import ModelShape
 from .execution.hardware import Hardware
-from .execution.model_knobs import HfModel, RandomModel, model_knobs
+from .execution.model_knobs import HfModel, ModelKnobs, model_knobs
 from .execution.shapes import model_shape
 from .execution.simulated import SimulatedBackend
 from .metrics import Prices
@@ -52,7 +53,6 @@ TOP_LEVEL = (
     *FAMILIES,
 )
 TRACKERS: Mapping[str, type[NoneKnobs | WandbKnobs]] = {"none": NoneKnobs, "wandb": WandbKnobs}
-UNSERVED = ("compression",)  # families whose decisions the engine does not carry out
 TIERS = (Tier.DEVICE, Tier.HOST, Tier.DISK)
 CONTRACTS: Mapping[str, type[Policy]] = {
     "eviction": Eviction,
@@ -167,7 +167,7 @@ class Parts:
     backend: TorchBackend | SimulatedBackend
     hardware: Hardware
     shape: ModelShape | None
-    model: RandomModel | HfModel | None
+    model: ModelKnobs | None
     model_knobs: Mapping[str, Any]
     policies: Policies
     evictions: Mapping[Tier, Eviction]
@@ -177,6 +177,11 @@ class Parts:
     def tiered(self) -> bool:
         """Something can go to the tiers below the device; without a write-back they would stay empty."""
         return self.policies.writeback.name != "none"
+
+    @property
+    def lossy(self) -> Lossy:
+        """What changes the cache within a context."""
+        return lossy(self.policies.truncation, self.policies.compression)
 
     @property
     def simulated(self) -> bool:
@@ -241,13 +246,20 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
     simulated = isinstance(backend, SimulatedBackend)
     policies, evictions, provenance = _policies(config)
     memory = build(Memory, config.get("memory", {}), "memory")
+    task = _task(config)
+    check_choices(
+        *(policies.truncation, policies.compression),
+        backend=name,
+        decoupled=backend.decoupled,
+        replays=isinstance(task, ReplayTask),
+    )
     _check_disk(memory, simulated)
     _check_tracking(config)
     return Parts(
         seed=_seed(config),
         save_tokens=_typed(config, "save_tokens", bool, False),
         memory=memory,
-        task=_task(config),
+        task=task,
         workload=_workload(config),
         backend=backend,
         hardware=build(Hardware, config.get("hardware", {}), f"hardware={info.choices.get('hardware', '?')}"),
@@ -269,7 +281,7 @@ def option(config: Mapping[str, Any], group: str) -> tuple[str, dict[str, Any]]:
     return name, knobs
 
 
-def _model(config: Mapping[str, Any]) -> RandomModel | HfModel:
+def _model(config: Mapping[str, Any]) -> ModelKnobs:
     """The model's knobs; a path that is local must be there, a name on the hub is not looked up."""
     model = model_knobs(config["model"])
     if not isinstance(model, HfModel):
@@ -288,9 +300,6 @@ def _policies(
     """The policies, the eviction policy of each tier, and where each policy comes from."""
     registry = Registry.discover()
     chosen = {family: option(config, family) for family in FAMILIES}
-    for family in UNSERVED:
-        if chosen[family][0] != "none":
-            raise ConfigError(f"{family}={chosen[family][0]}: the engine serves {family}=none only")
     built: dict[str, Any] = {family: registry.build(family, name, knobs) for family, (name, knobs) in chosen.items()}
     policies = Policies(**built)
     evictions = {tier: _eviction(registry, *chosen["eviction"]) for tier in TIERS[1:]}

@@ -15,6 +15,7 @@ from .execution.transfers import Links
 from .iteration import EnginePolicies, Iteration
 from .memory import PageStore
 from .metrics.records import Recorder, StepRecord
+from .narrowed import NarrowedContexts
 from .policy import DecodingView, Offer, Plan, RequestView, Tier
 from .request import Request
 from .running import Running
@@ -28,6 +29,8 @@ IDLE = float("inf")
 
 class Engine:
     """Serves requests on one executor and one page store; a ``SchedulerView`` for its scheduling policy.
+
+    ``nonce``: see ``NarrowedContexts``.
 
     ``queue`` is the one that the store's policies see. ``on_done`` is called when a request has all its tokens, before
     its pages are released.
@@ -45,6 +48,7 @@ class Engine:
         links: Links | None = None,
         max_tokens: int | None = None,
         num_layers: int = 1,
+        nonce: int = 0,
         on_done: Callable[[Request, float], None] = lambda request, now: None,
     ) -> None:
         self.executor = executor
@@ -57,8 +61,9 @@ class Engine:
         self.suspensions = 0
         self._running = Running(store)
         self._waiting = WaitingQueue() if queue is None else queue
-        self._admission = Admission(store, policies.prefetch, executor.costs)
-        self._batcher = Batcher(store, executor, self._running.decoding)
+        self.narrowed = NarrowedContexts(store, executor, policies.truncation, policies.compression, nonce=nonce)
+        self._admission = Admission(store, policies.prefetch, executor.costs, self.narrowed)
+        self._batcher = Batcher(store, executor, self._running.decoding, self.narrowed)
         self.transit = Transit(store, links, recorder, self._waiting, policies.prefetch, policies.writeback)
         self._early = EarlyLoads(
             store, self._admission, policies.prefetch, self._waiting, self.transit, executor.costs, num_layers
@@ -163,6 +168,8 @@ class Engine:
         """
         began = time.perf_counter()
         self.store.pages.moment.now_s = now
+        if self.narrowed.active:
+            self.narrowed.sweep()
         if self._current is not None:
             self._commit(self._current)
         self._settle(now)
@@ -242,6 +249,8 @@ class Engine:
 
     def _release(self, request: Request, computed_tokens: int) -> None:
         request.let_go(self.store, computed_tokens, self.policies.prefetch.reuses)
+        if (log := request.narrowed) is not None:
+            self.narrowed.rests(request, log)
 
     # --- computing ----------------------------------------------------------------------------------------------
 
@@ -286,6 +295,10 @@ class Engine:
             request = item.request
             if item.prefill:
                 self._arrived(request, done)
+            if self.narrowed.active and (log := request.narrowed) is not None:
+                if (slots := done.result.slots.get(log.context)) is not None:
+                    self.narrowed.narrow(request, log, slots)
+            elif item.prefill:
                 self._publish(request)
             if not request.missing:
                 self._generate(request, next(chosen, -1), done.end_s)
@@ -310,13 +323,18 @@ class Engine:
             record.first_token_s = now
         if request.remaining_tokens:
             request.expect_newest()
-            self._running.decode(request)
+            if request.narrowed is None:
+                self._running.decode(request)
         else:
             self._finish(request, now)
 
     def _finish(self, request: Request, now: float) -> None:
         request.record.completion_s = now
         self.on_done(request, now)
-        self._release(request, request.known_tokens - 1)
+        if (log := request.narrowed) is not None and not log.lasting:
+            request.let_go(self.store, 0, "nothing")
+            self.narrowed.ended(log)
+        else:
+            self._release(request, request.known_tokens - 1)
         self._running.remove(request)
         self.recorder.request(request.record)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .memory import Keep, Lease, PageStore
 from .metrics.records import RequestRecord
 from .metrics.token_times import Ticks
+from .workloads.narrowed import NarrowedLog
 from .workloads.tokens import TokenLog
 
 
@@ -95,8 +96,32 @@ class Request:
         assert self.lease is not None, "the request is not running"
         return self.lease
 
+    @property
+    def narrowed(self) -> NarrowedLog | None:
+        """The context in slots, where a token-level policy decides what stays of it."""
+        return self.log if isinstance(self.log, NarrowedLog) else None
+
+    def narrow(self, slots: int) -> None:
+        """``slots`` of what was computed are no more; what is missing moves up."""
+        self.input_tokens -= slots
+        for part in self.missing:
+            part.start -= slots
+            part.stop -= slots
+
+    def widen(self, slots: int) -> None:
+        """All of the context is to be computed again, the ``slots`` that were let go of too. Not while it runs."""
+        self.input_tokens += slots
+        self.computed_before += slots if self.computed_before else 0
+        if not self.counted:
+            self.record.dropped = 0
+        self.expect([Missing(0, self.known_tokens)])
+
     def let_go(self, store: PageStore, computed_tokens: int, keep: Keep) -> None:
-        """Give the lease back; ``keep`` of the leading ``computed_tokens`` tokens stays stored."""
+        """Give the lease back; ``keep`` of the leading ``computed_tokens`` tokens stays stored. Of a narrowed context
+        that is all of them or nothing."""
+        if (log := self.narrowed) is not None:
+            keep = "nothing" if keep == "nothing" else "tokens"
+            log.stored = 0 if keep == "nothing" else computed_tokens
         store.release(self.held, self.log, computed_tokens, keep)
         self.lease = None
         self.expect([Missing(0, self.known_tokens)])

@@ -24,8 +24,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
 def build(cls: type[T], knobs: Mapping[str, Any], where: str) -> T:
     """Build the dataclass ``cls`` from ``knobs``; ``where`` begins every message (``"eviction=lru"``).
 
-    An ``int`` is taken where a ``float`` is expected, and a whole float (``1e6``) where an ``int`` is. A field that is
-    itself a dataclass takes a mapping. A field that is left out takes its default.
+    An ``int`` is taken where a ``float`` is expected, and a whole float (``1e6``) where an ``int`` is. A truth value
+    is taken where a Literal has the word for it (``"true"``). A field that is itself a dataclass takes a mapping. A
+    field that is left out takes its default.
 
     Raises
     ------
@@ -75,6 +76,8 @@ def _convert(value: Any, expected: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _first_fitting(value, args, expected, where)
     if origin is Literal:
+        if isinstance(value, bool) and (word := str(value).lower()) in args:
+            return word  # YAML reads the word true as a truth value
         if any(value == a and type(value) is type(a) for a in args):
             return value
         near = suggest(value, [a for a in args if isinstance(a, str)]) if isinstance(value, str) else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,9 @@ from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
 from .metrics.files import replace_text
 from .metrics.summary import SCHEMA
 from .metrics.tracking import Tracker, open_tracker
+from .narrowed import NarrowedContexts
 from .opening import check_sizes, open_workload
-from .policy import Tier
+from .policy import Tier, TokenTruncation
 from .progress import RunProgress
 from .run_info import RunInfo
 from .session import Arrivals, Progress, Session
@@ -72,6 +74,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
 def _misplaced(parts: Parts, summary: Mapping[str, Any]) -> Iterator[str]:
     """Naive truncation is a choice, but not one to make unawares."""
     dropped, keeps = summary["cache"]["dropped_tokens"], parts.policies.truncation.keeps
+    if isinstance(parts.policies.truncation, TokenTruncation):
+        return
     if isinstance(parts.backend, TorchBackend) and dropped and keeps and not parts.backend.decoupled:
         yield f"{dropped} tokens were cut and the rest kept its old positions; backend.decoupled=true gives it new ones"
 
@@ -83,6 +87,7 @@ class Server:
         self._parts, self._backend, self._workload = parts, backend, workload
         self._arrivals = Arrivals()
         self._queue = WaitingQueue()
+        self._narrowed: NarrowedContexts | None = None
         self.store = PageStore(
             parts.memory.page_size,
             backend.pages,
@@ -109,7 +114,9 @@ class Server:
             links=backend.links,
             max_tokens=backend.max_tokens,
             num_layers=backend.shape.num_layers,
+            nonce=secrets.randbits(62) if self._parts.memory.disk_persist else 0,
         )
+        self._narrowed = engine.narrowed
         session = Session(
             *(self._workload, [engine], chosen.routing, backend.clock, recorder),
             arrivals=self._arrivals,
@@ -128,6 +135,7 @@ class Server:
             disk_bytes=backend.tier_bytes(Tier.DISK),
             adopted_pages=self.adopted,
             faults=backend.disk.faults if backend.disk is not None else {},
+            narrowed=None if self._narrowed is None else self._narrowed.totals(),
         )
 
 

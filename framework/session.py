@@ -13,6 +13,7 @@ from .metrics.records import Recorder, RequestRecord
 from .policy import Routing, RunView
 from .request import Missing, Request
 from .workloads.conversation import Conversation, Turn, Workload
+from .workloads.narrowed import whole_log
 from .workloads.reuse import PrefixIndex
 from .workloads.tokens import TokenLog
 
@@ -26,12 +27,9 @@ class Dialogue:
 
     conversation: Conversation
     log: TokenLog
-    whole: TokenLog = field(init=False)
+    whole: TokenLog
     next_turn: int = 0
     open_turns: int = 0
-
-    def __post_init__(self) -> None:
-        self.whole = self.log
 
     def turn(self) -> Turn | None:
         """The next turn, or None after the last."""
@@ -131,7 +129,9 @@ class Session:
             if self._upcoming is not None and (not self._heap or self._upcoming.start_s <= self._heap[0][0]):
                 conversation = self._upcoming
                 self._upcoming = next(self._conversations, None)
-                dialogue = Dialogue(conversation, self.workload.new_log(conversation))
+                whole = self.workload.new_log(conversation)
+                log = self.engines[0].narrowed.own(whole, lasting=True)
+                dialogue = Dialogue(conversation, log, whole)
                 self._active[conversation.id] = dialogue
                 self._arrive(dialogue, conversation.start_s)
             else:
@@ -160,8 +160,8 @@ class Session:
         conversation = dialogue.conversation.id
         whole, history = dialogue.whole, len(dialogue.whole)
         if turn.log is not None:
-            log = whole = turn.log
-            history = turn.history_tokens
+            whole, history = turn.log, turn.history_tokens
+            log = self.engines[0].narrowed.own(whole, lasting=False)
         else:
             self._truncate(dialogue, turn)
             log = dialogue.log
@@ -228,7 +228,7 @@ class Session:
 
     def _done(self, request: Request, now: float) -> None:
         dialogue = self._active[request.conversation]
-        whole = dialogue.whole if request.log is dialogue.log else request.log
+        whole = dialogue.whole if request.log is dialogue.log else whole_log(request.log)
         self._reuse.replied(request.conversation, whole, len(whole))
         self.progress.requests += 1
         dialogue.open_turns -= 1
@@ -262,6 +262,7 @@ class Session:
         self.arrivals.next_s.pop(dialogue.conversation.id, None)
         del self.arrivals.open_turns[dialogue.conversation.id]
         self._reuse.ended(dialogue.conversation.id, dialogue.whole)
+        self.engines[0].narrowed.ended(dialogue.log)
         self.progress.conversations += 1
         self._open_barrier(now)
 

@@ -9,6 +9,9 @@ from typing import Literal
 
 from .calibrate.design import Limits
 from .metrics import Slo
+from .quality.episodes import SHORTEST
+from .quality.episodes import TASKS as RETRIEVAL
+from .schema import suggest
 
 SYSTEMS = ("vllm_stateless", "vllm", "vllm_offload", "pensieve_gpu", "pensieve", "cachedattention", "sglang_hicache")
 
@@ -98,15 +101,74 @@ class FidelityTask:
             raise ValueError("systems is [] and vllm is null: there is nothing to compare")
 
 
+QUALITY_TASKS = (*RETRIEVAL, "perplexity")
+
+
+@dataclass(frozen=True, slots=True)
+class QualityTask:
+    """``task=quality``: what the chosen policies cost in quality, held against the full cache.
+
+    Attributes
+    ----------
+    tasks: of :data:`QUALITY_TASKS`; None: all that the model can be asked, or none where there are ``files``.
+    episodes: of each task and length. lengths: of an episode, in tokens.
+    questions: about each context, as many as it answers; None: one, two in ``multi_turn``.
+    protocol: ``query_aware``: the first question ends the prompt that is compressed; ``query_agnostic``: the context is
+        compressed before any question is known.
+    text: a file to predict; None: the held-out excerpt that comes with the model of bytes.
+    files: questions as LongBench or RULER write them. answer_tokens: of a reply to one.
+    file_tokens: longer contexts of files lose their middle; None: none does.
+    budgets: values of ``truncation.budget_ratio`` to measure one after another; None: the policy as it is configured.
+    measures: beside accuracy, KL, top-1 and bits.
+    top_keys: of how many of the keys that get most attention the recall is.
+    free_running: let the model go on from its own replies too, unheard: accuracy and speed are then of that run.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    episodes: int = 16
+    lengths: tuple[int, ...] = (256,)
+    questions: int | None = None
+    protocol: Literal["query_aware", "query_agnostic"] = "query_aware"
+    text: str | None = None
+    files: tuple[str, ...] = ()
+    answer_tokens: int = 32
+    file_tokens: int | None = None
+    budgets: tuple[float, ...] | None = None
+    measures: tuple[Literal["attention", "recall"], ...] = ("attention", "recall")
+    top_keys: int = 16
+    free_running: bool = False
+
+    def __post_init__(self) -> None:
+        for task in self.tasks or ():
+            if task not in QUALITY_TASKS:
+                known = f"known: {', '.join(QUALITY_TASKS)}{suggest(task, QUALITY_TASKS)}"
+                raise ValueError(f"tasks has {task!r}, which is unknown; {known}")
+        if self.tasks is not None and not (self.tasks or self.files):
+            raise ValueError("tasks is [] and files is []: there is nothing to ask")
+        if self.episodes > 10**6:
+            raise ValueError(f"episodes is {self.episodes}, expected at most {10**6}")
+        for name in ("episodes", "questions", "answer_tokens", "file_tokens", "top_keys"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        if not self.lengths or min(self.lengths) < SHORTEST:
+            raise ValueError(f"lengths is {list(self.lengths)}, expected numbers of tokens, each at least {SHORTEST}")
+        if self.budgets is not None and not (self.budgets and all(0 < ratio <= 1 for ratio in self.budgets)):
+            raise ValueError(f"budgets is {list(self.budgets)}, expected shares of the context, above 0 to 1")
+        for name in ("tasks", "lengths", "budgets", "measures", "files"):
+            if len(set(given := getattr(self, name) or ())) < len(given):
+                raise ValueError(f"{name} is {list(given)}, expected each of them once")
+
+
 def _require_seconds(seconds: float) -> None:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"seconds is {seconds}, expected more than 0")
 
 
-TaskKnobs = ServeTask | ReplayTask | CalibrateTask | FidelityTask
+TaskKnobs = ServeTask | ReplayTask | CalibrateTask | FidelityTask | QualityTask
 TASK_KNOBS: Mapping[str, type[TaskKnobs]] = {
     "serve": ServeTask,
     "replay": ReplayTask,
     "calibrate": CalibrateTask,
     "fidelity": FidelityTask,
+    "quality": QualityTask,
 }

@@ -47,9 +47,16 @@ def _fidelity(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[st
     return fidelity(config, folder, info)
 
 
+def _quality(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
+    from .quality.task import quality
+
+    return quality(config, folder, info)
+
+
 RUNNERS: Mapping[str, Runner] = {
     "serve": _serve,
     "replay": _replay,
     "calibrate": _calibrate,
     "fidelity": _fidelity,
+    "quality": _quality,
 }

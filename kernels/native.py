@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch  # before any load: the library uses the OpenMP runtime that torch brings
 
-SOURCES = ("paged_attention.cpp", "cache_write.cpp", "page_copy.cpp")
+SOURCES = ("paged_attention.cpp", "attention_statistics.cpp", "cache_write.cpp", "page_copy.cpp")
 HEADERS = ("vectors.h", "product.h", "tiles.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC")
 

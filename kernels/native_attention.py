@@ -13,7 +13,7 @@ from .torch_attention import check_ranges
 STORAGE = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
-class _Attention(ctypes.Structure):
+class AttentionArguments(ctypes.Structure):
     """``Call`` of tiles.h."""
 
     _fields_ = (
@@ -54,7 +54,7 @@ def native_attention(library: ctypes.CDLL, call: AttentionCall) -> None:
     """Fill ``call.out`` (and ``call.lse``) by the C++ kernel; 16-bit storage is computed in float32."""
     query = call.query.float()
     out = call.out if call.out.dtype == torch.float32 else torch.empty_like(call.out, dtype=torch.float32)
-    if library.kvarena_paged_attention(ctypes.byref(_attention(call, query, out))):
+    if library.kvarena_paged_attention(ctypes.byref(attention_arguments(call, query, out))):
         check_ranges(call)
         raise AssertionError("the C++ kernel refused indices that are in range")
     if out is not call.out:
@@ -83,10 +83,11 @@ def native_write(library: ctypes.CDLL, key: Tensor, value: Tensor, pool: Tensor,
     return not library.kvarena_write_pages(ctypes.byref(arguments))
 
 
-def _attention(call: AttentionCall, query: Tensor, out: Tensor) -> _Attention:
+def attention_arguments(call: AttentionCall, query: Tensor, out: Tensor) -> AttentionArguments:
+    """``call`` with a float32 ``query`` and ``out`` in place of its own."""
     num_pages, _, num_kv_heads, page_size, head_dim = call.pool.shape
     cos, sin = call.key_cos, call.key_sin
-    return _Attention(
+    return AttentionArguments(
         query=query.data_ptr(),
         pool=call.pool.data_ptr(),
         page_table=call.page_table.data_ptr(),

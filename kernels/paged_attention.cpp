@@ -38,15 +38,6 @@ struct Job {
         rows = u.tokens * group;
     }
 
-    void read_query() {
-        const float factor = c.softcap > 0 ? c.scale : c.scale * LOG2_E;
-        for (int64_t r = 0; r < rows; ++r) {
-            const float* from = c.query + (c.query_starts[u.segment] + u.first_token + r / group) * c.query_strides[0] +
-                                (u.head * group + r % group) * c.query_strides[1];
-            for (int64_t d = 0; d < s.head_dim; ++d) s.query[r * s.head_dim + d] = from[d] * factor;
-        }
-    }
-
     void weigh_tile(int64_t key, int64_t first_row, int64_t last_row) {
         for (int64_t r = first_row; r < last_row; ++r) {
             float* scores = s.scores + r * TILE;
@@ -167,7 +158,7 @@ void run_task(const Call& c, const Plan& plan, const Task& task, Partials& parti
     const Unit& u = plan.units[task.unit];
     Job job(c, u, s);
     const int64_t first = u.first_key / CHUNK, last = (u.last_key + CHUNK - 1) / CHUNK;
-    job.read_query();
+    read_query(c, u, s);
     if (task.chunk >= 0) {
         s.chunk = partials.at(u.partials + task.chunk - first);
         job.add_chunk<T>(task.chunk);
@@ -207,22 +198,6 @@ void run(const Call& c) {
                 if (plan.units[i].partials >= 0) join_chunks(c, plan.units[i], partials, scratch);
         }
     }
-}
-
-bool in_range(const Call& c) {
-    if (c.query_starts[0] != 0 || c.query_starts[c.num_segments] != c.num_tokens) return false;
-    for (int64_t i = 0; i < c.num_segments; ++i) {
-        const int64_t queries = int64_t(c.query_starts[i + 1]) - c.query_starts[i], position = c.positions[i];
-        if (queries < 0 || position < 0) return false;
-        if (queries == 0) continue;
-        const int64_t length = position + queries;
-        if (length > c.max_pages * c.page_size || (c.key_cos && length > c.max_positions)) return false;
-        const int64_t first = c.window ? std::max<int64_t>(0, position + 1 - c.window) : 0;
-        const int32_t* table = c.page_table + i * c.table_stride;
-        for (int64_t page = first / c.page_size; page * c.page_size < length; ++page)
-            if (table[page] < 0 || table[page] >= c.num_pages) return false;
-    }
-    return true;
 }
 
 }  // namespace

@@ -46,19 +46,36 @@ struct ValueRows {
     const float* operator()(int64_t k) const { return rows[k] + offset; }
 };
 
-void multiply_keys(const float* query, const float* keys, int64_t rows, int64_t head_dim, float* scores) {
+inline void multiply_keys(const float* query, const float* keys, int64_t rows, int64_t head_dim, float* scores) {
     for (int64_t column = 0; column < TILE; column += COLUMNS * W)
         column_block<COLUMNS>(query, head_dim, PackedKeys{keys + column}, rows, head_dim, scores + column, TILE,
                               nullptr);
 }
 
-void multiply_values(const float* weights, const float* const* values, int64_t rows, int64_t tokens, int64_t width,
+inline void multiply_values(const float* weights, const float* const* values, int64_t rows, int64_t tokens, int64_t width,
                      float* sums, const float* alpha) {
     int64_t column = 0;
     for (; column + COLUMNS * W <= width; column += COLUMNS * W)
         column_block<COLUMNS>(weights, TILE, ValueRows{values, column}, rows, tokens, sums + column, width, alpha);
     for (; column < width; column += W)
         column_block<1>(weights, TILE, ValueRows{values, column}, rows, tokens, sums + column, width, alpha);
+}
+
+// Whether all indices fit.
+inline bool in_range(const Call& c) {
+    if (c.query_starts[0] != 0 || c.query_starts[c.num_segments] != c.num_tokens) return false;
+    for (int64_t i = 0; i < c.num_segments; ++i) {
+        const int64_t queries = int64_t(c.query_starts[i + 1]) - c.query_starts[i], position = c.positions[i];
+        if (queries < 0 || position < 0) return false;
+        if (queries == 0) continue;
+        const int64_t length = position + queries;
+        if (length > c.max_pages * c.page_size || (c.key_cos && length > c.max_positions)) return false;
+        const int64_t first = c.window ? std::max<int64_t>(0, position + 1 - c.window) : 0;
+        const int32_t* table = c.page_table + i * c.table_stride;
+        for (int64_t page = first / c.page_size; page * c.page_size < length; ++page)
+            if (table[page] < 0 || table[page] >= c.num_pages) return false;
+    }
+    return true;
 }
 
 // ---- one thread's working memory ----
@@ -90,13 +107,13 @@ struct Scratch {
     }
 };
 
-void clear(Sums s, int64_t rows, int64_t width) {
+inline void clear(Sums s, int64_t rows, int64_t width) {
     std::fill_n(s.maximum, rows, LOWEST);
     std::fill_n(s.total, rows, 0.0f);
     std::fill_n(s.values, rows * width, 0.0f);
 }
 
-void fold(Sums into, Sums from, int64_t rows, int64_t width) {
+inline void fold(Sums into, Sums from, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; ++r) {
         const float top = std::max(into.maximum[r], from.maximum[r]);
         const float a = exp2(into.maximum[r] - top), b = exp2(from.maximum[r] - top);
@@ -107,7 +124,18 @@ void fold(Sums into, Sums from, int64_t rows, int64_t width) {
     }
 }
 
-// ---- reading a tile of keys and values ----
+// ---- reading queries, and a tile of keys and values ----
+
+// Row r is the query of the unit's token r / group under head r % group of its group, times what scores are scaled by.
+inline void read_query(const Call& c, const Unit& u, Scratch& s) {
+    const int64_t group = c.num_heads / c.num_kv_heads;
+    const float factor = c.softcap > 0 ? c.scale : c.scale * LOG2_E;
+    for (int64_t r = 0; r < u.tokens * group; ++r) {
+        const float* from = c.query + (c.query_starts[u.segment] + u.first_token + r / group) * c.query_strides[0] +
+                            (u.head * group + r % group) * c.query_strides[1];
+        for (int64_t d = 0; d < s.head_dim; ++d) s.query[r * s.head_dim + d] = from[d] * factor;
+    }
+}
 
 template <class T>
 void find_rows(const Call& c, const Unit& u, int64_t first, int64_t last, const void** key_at, const void** value_at) {
@@ -138,7 +166,7 @@ void convert_row(const T* from, int64_t head_dim, float* to) {
     for (; d < head_dim; ++d) to[d] = load_one(from + d);
 }
 
-void rotate_row(const Call& c, int64_t position, float* row) {
+inline void rotate_row(const Call& c, int64_t position, float* row) {
     const float *cos = c.key_cos + position * c.cos_stride, *sin = c.key_sin + position * c.sin_stride;
     const int64_t half = c.rotary_dim / 2;
     for (int64_t d = 0; d < half; ++d) {
@@ -205,13 +233,13 @@ const float* const* float_values(Scratch& s, int side, int64_t tokens, const flo
 
 // ---- the softmax of one tile ----
 
-void soften(float* scores, float softcap) {
+inline void soften(float* scores, float softcap) {
     const float inverse = 1.0f / softcap, factor = softcap * LOG2_E;
     for (int i = 0; i < TILE; i += W) store(scores + i, tanh(load(scores + i) * inverse) * factor);
 }
 
 // Hides the keys outside [low, high] of a row whose first key is 0.
-void hide(float* scores, int64_t low, int64_t high) {
+inline void hide(float* scores, int64_t low, int64_t high) {
     ivec lane;
     for (int i = 0; i < W; ++i) lane[i] = i;
     const int32_t first = int32_t(std::max<int64_t>(low, 0)), last = int32_t(std::min<int64_t>(high, TILE - 1));
@@ -222,7 +250,7 @@ void hide(float* scores, int64_t low, int64_t high) {
 }
 
 // Turns scores into weights relative to the new maximum and notes the factor of what was summed before.
-void weigh(float* scores, float& maximum, float& total, float& alpha) {
+inline void weigh(float* scores, float& maximum, float& total, float& alpha) {
     vec top = load(scores);
     for (int i = W; i < TILE; i += W) top = max(top, load(scores + i));
     const float highest = std::max(maximum, max_lane(top));

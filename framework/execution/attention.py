@@ -6,7 +6,7 @@ as a keyword argument through the model's forward. No mask is registered under t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from ...kernels.cache_write import write_pages
 from ...kernels.paged_attention import paged_attention
+from .lossy.forms import Attending, LayerCall
 from .rotary import RotaryTable, rotate
 from .torch_transfer import LayerGate
 
@@ -45,9 +46,19 @@ class AttentionOptions:
     softcap: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class FormedPart:
+    """The rows of a batch, int64, whose attention ``attending`` does."""
+
+    rows: Tensor
+    attending: Attending
+
+
 @dataclass(slots=True)
 class PagedContext:
     """One packed batch over the paged cache.
+
+    ``page_table``, ``query_starts`` and ``positions`` are of the segments with plain attention.
 
     Attributes
     ----------
@@ -59,6 +70,9 @@ class PagedContext:
     rotary: with decoupled positions, the true table of each layer; keys are then cached un-rotated.
     position_ids: int64 [num_tokens], logical positions of the queries (needed with ``rotary``).
     gate: what each layer's attention waits for.
+    rows: int64, the tokens with plain attention; None: all.
+    formed: the other tokens.
+    hears: is told of each layer's attention.
     """
 
     pool: Tensor
@@ -69,6 +83,9 @@ class PagedContext:
     rotary: Callable[[Any], RotaryTable] | None = None
     position_ids: Tensor | None = None
     gate: LayerGate = field(default_factory=LayerGate)
+    rows: Tensor | None = None
+    formed: Sequence[FormedPart] = ()
+    hears: Sequence[Callable[[LayerCall, Tensor], None]] = ()
 
     def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
         """Write the batch's K/V of this layer, then let every query read its own context.
@@ -76,42 +93,66 @@ class PagedContext:
         Waits for loads before it writes: the first new tokens may share a page with the last loaded ones.
         """
         pages = self.pool[:, layer.layer_idx]
-        self.gate.attend(layer.layer_idx)
+        self._wait(layer.layer_idx)
         write_pages(key, value, pages, self.slots)
         cos = sin = None
         if self.rotary is not None:
             table = self.rotary(layer)
             cos, sin = table.cos, table.sin
             query = rotate(query, cos[self.position_ids], sin[self.position_ids])
+        call = LayerCall(layer.layer_idx, query, options.scale, options.window, options.softcap, cos, sin)
+        out = self._plain(call, query, pages) if self.rows is None else self._by_form(call, self.rows, pages)
+        for hear in self.hears:
+            hear(call, out)
+        return out
+
+    def _wait(self, layer: int) -> None:
+        self.gate.attend(layer)
+        if any(part.attending.reads_all_layers for part in self.formed):
+            for other in range(self.pool.shape[1]):
+                self.gate.attend(other)
+
+    def _by_form(self, call: LayerCall, rows: Tensor, pages: Tensor) -> Tensor:
+        """Packed fronts and chosen pages are attended by their forms, everything else as ever."""
+        out = torch.empty_like(call.query)
+        if rows.numel():
+            out[rows] = self._plain(call, call.query[rows], pages)
+        for part in self.formed:
+            out[part.rows] = part.attending.attend(call)
+        return out
+
+    def _plain(self, call: LayerCall, query: Tensor, pages: Tensor) -> Tensor:
         attended: Tensor = paged_attention(
             query,
             pages,
             self.page_table,
             self.query_starts,
             self.positions,
-            scale=options.scale,
-            window=options.window,
-            softcap=options.softcap,
-            key_cos=cos,
-            key_sin=sin,
+            scale=call.scale,
+            window=call.window,
+            softcap=call.softcap,
+            key_cos=call.key_cos,
+            key_sin=call.key_sin,
         )
         return attended
 
 
 @dataclass(slots=True)
 class ShapeProbe:
-    """Learns the K/V shape of every layer from one forward pass; computes nothing."""
+    """Learns the K/V shape and the window of every layer from one forward pass; computes nothing."""
 
     shapes: dict[int, tuple[int, int, int]]  # layer -> heads, K/V heads, head dim
+    windows: dict[int, int | None] = field(default_factory=dict)
 
     def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Note the shapes of ``layer``."""
+        """Note the shapes and the window of ``layer``."""
         if not key.shape == value.shape or not query.shape[-1] == key.shape[-1]:
             raise ValueError(
                 f"layer {layer.layer_idx} has head dimensions {query.shape[-1]} (query), {key.shape[-1]} (key) and "
                 f"{value.shape[-1]} (value); the paged cache needs equal ones"
             )
         self.shapes[layer.layer_idx] = (query.shape[1], key.shape[1], key.shape[2])
+        self.windows[layer.layer_idx] = options.window
         return torch.zeros_like(query)
 
 

@@ -22,8 +22,8 @@ class Narrowing:
     """After the batch a token-level policy decides what stays of the context that a segment belongs to.
 
     ``context``: the number of the context, a new one whenever it is begun anew. ``conversation``: whose it is.
-    ``stage``: see ``CacheView``. ``tokens``: of the context with this segment, kept or not. The slots ``0 .. start + length`` under the segment's
-    table are the context's own: the executor may move K/V between them.
+    ``stage``: see ``CacheView``. ``tokens``: of the context with this segment, kept or not. The slots ``0 .. start +
+    length`` under the segment's table are the context's own: the executor may move K/V between them.
     """
 
     context: int

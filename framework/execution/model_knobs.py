@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from ..schema import ConfigError, build
+from ..schema import ConfigError, build, suggest
 
 ModelDtype = Literal["float32", "bfloat16", "float16"]
+CHECKPOINTS = Path(__file__).parents[1] / "quality" / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,59 @@ class HfModel:
     dtype: ModelDtype | None = None
 
 
-def model_knobs(knobs: Mapping[str, Any]) -> RandomModel | HfModel:
+@dataclass(frozen=True)
+class ShippedModel:
+    """A small trained model that comes with the package, as ``framework/quality/checkpoints`` holds it.
+
+    Attributes
+    ----------
+    checkpoint: the folder's name: ``recall`` or ``bytes``.
+    dtype: None: as the weights were saved.
+    """
+
+    kind: Literal["shipped"] = "shipped"
+    checkpoint: str = "recall"
+    dtype: ModelDtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint not in (known := shipped_checkpoints()):
+            near = suggest(self.checkpoint, known)
+            raise ValueError(f"checkpoint is {self.checkpoint!r}, expected one of {', '.join(known)}{near}")
+
+    @property
+    def path(self) -> str:
+        """The folder of the weights."""
+        return os.fspath(CHECKPOINTS / self.checkpoint)
+
+    def config(self) -> dict[str, Any]:
+        """The checkpoint's ``config.json``."""
+        return dict(json.loads((CHECKPOINTS / self.checkpoint / "config.json").read_text()))
+
+
+ModelKnobs = RandomModel | HfModel | ShippedModel
+
+
+def shipped_checkpoints() -> tuple[str, ...]:
+    """The names of the checkpoints that come with the package."""
+    return tuple(sorted(config.parent.name for config in CHECKPOINTS.glob("*/config.json")))
+
+
+def model_knobs(knobs: Mapping[str, Any]) -> ModelKnobs:
     """The knobs of ``conf/model/*.yaml`` as their dataclass; ``name`` is the model's label and no knob of it.
 
     Raises
     ------
     ConfigError
-        If ``kind`` is neither ``random`` nor ``hf``, or a knob is unknown, missing or ill-typed.
+        If ``kind`` is none of ``random``, ``hf`` and ``shipped``, or a knob is unknown, missing or ill-typed.
     """
     given = {key: value for key, value in knobs.items() if key != "name"}
     where = f"model={knobs.get('name', given.get('kind', '?'))}"
     kind = given.get("kind")
     if kind == "random":
         return build(RandomModel, given, where)
+    if kind == "shipped":
+        return build(ShippedModel, given, where)
     if kind != "hf":
-        raise ConfigError(f"{where}: kind is {kind!r}, expected 'random' or 'hf' (the torch backend runs no other)")
+        kinds = "'random', 'hf' or 'shipped'"
+        raise ConfigError(f"{where}: kind is {kind!r}, expected {kinds} (the torch backend runs no other)")
     return build(HfModel, given, where)

@@ -58,7 +58,7 @@ def load_model(knobs: Mapping[str, Any], device: str | torch.device = "cpu", see
 
     Parameters
     ----------
-    knobs: ``name``, ``kind`` and the fields of :class:`RandomModel` or :class:`HfModel`.
+    knobs: ``name``, ``kind`` and the fields of :class:`RandomModel`, :class:`HfModel` or :class:`ShippedModel`.
     device: where the weights go.
     seed: of random weights; the same seed gives the same weights on the same kind of device.
 
@@ -95,7 +95,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _random(knobs: RandomModel, device: torch.device, seed: int) -> PreTrainedModel:
-    config = _config(knobs)
+    config = architecture_config(knobs)
     _check_config(config)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.device(device):
@@ -110,7 +110,14 @@ def _random(knobs: RandomModel, device: torch.device, seed: int) -> PreTrainedMo
     return module
 
 
-def _config(knobs: RandomModel) -> PreTrainedConfig:
+def architecture_config(knobs: RandomModel) -> PreTrainedConfig:
+    """The architecture's own config with the sizes of ``knobs``.
+
+    Raises
+    ------
+    ValueError
+        If transformers does not know the architecture, or the architecture a key of ``knobs.config``.
+    """
     sizes = {
         "vocab_size": knobs.vocab_size,
         "hidden_size": knobs.hidden_size,
@@ -163,7 +170,7 @@ def _pretrained(path: str, dtype: str | None, device: torch.device) -> PreTraine
     except (OSError, ValueError) as error:
         raise ValueError(f"model.path {path!r} has no readable config: {_first_line(error)}") from error
     _check_config(config)
-    with _quiet():
+    with quiet():
         module = _refused(
             lambda: AutoModelForCausalLM.from_pretrained(
                 path,
@@ -194,7 +201,7 @@ def _checked_path(path: str | None) -> str:
 
 def _tokenizer(path: str) -> HfTokenizer | None:
     try:
-        with _quiet():
+        with quiet():
             return HfTokenizer(AutoTokenizer.from_pretrained(path))
     except (OSError, ValueError, KeyError, TypeError):  # ids only: a workload of texts will say what it lacks
         return None
@@ -276,7 +283,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-class _quiet:
+class quiet:
     """transformers' progress bars and warnings off for a while."""
 
     def __enter__(self) -> None:

@@ -16,9 +16,9 @@ from .contract import Segment
 class PackedBatch:
     """Tensors on the device; valid until the next call of the packer that made them.
 
-    ``input_ids``, ``position_ids``, ``slots``: int64 [num_tokens]. ``page_table``: int32 [num_segments, max_pages].
-    ``query_starts``: int32 [num_segments + 1]. ``positions``: int32 [num_segments]. ``sampled``: int64, the rows whose
-    next token is wanted.
+    ``input_ids``, ``position_ids`` (as the model counts), ``slots``: int64 [num_tokens]. ``page_table``: int32
+    [num_segments, max_pages]. ``query_starts``: int32 [num_segments + 1]. ``positions``: int32 [num_segments], place of
+    the first query in its page table. ``sampled``: int64, the rows whose next token is wanted.
     """
 
     input_ids: Tensor
@@ -31,13 +31,19 @@ class PackedBatch:
 
 
 class Packer:
-    """Packs segments; work per segment in Python, per token in numpy. Keeps one growing page-table buffer."""
+    """Packs segments; work per segment in Python, per token in numpy. Keeps one growing page-table buffer.
 
-    def __init__(self, page_size: int, num_pages: int, max_positions: int, device: torch.device) -> None:
+    ``by_slot``: the model's positions are places in the cache, where that is narrowed, and not those in the context.
+    """
+
+    def __init__(
+        self, page_size: int, num_pages: int, max_positions: int, device: torch.device, *, by_slot: bool = False
+    ) -> None:
         self._page_size = page_size
         self._num_pages = num_pages
         self._max_positions = max_positions
         self._device = device
+        self._by_slot = by_slot
         self._table: NDArray[np.int32] = np.zeros(1024, dtype=np.int32)
 
     def pack(self, segments: list[Segment]) -> PackedBatch:
@@ -50,21 +56,22 @@ class Packer:
         """
         count = len(segments)
         starts = np.fromiter((s.start for s in segments), np.int64, count)
+        firsts = starts if self._by_slot else np.fromiter((s.position for s in segments), np.int64, count)
         lengths = np.fromiter((s.length for s in segments), np.int64, count)
         writes = np.fromiter((s.write for s in segments), np.bool_, count)
         query_starts = np.zeros(count + 1, dtype=np.int64)
         np.cumsum(lengths, out=query_starts[1:])
-        self._check(segments, starts, lengths)
+        self._check(segments, starts, firsts, lengths)
         table = self._fill_table(segments, starts + lengths)
         ids = np.concatenate([s.log.ids(s.start, s.start + s.length) for s in segments]).astype(np.int64)
         owner = np.repeat(np.arange(count), lengths)
-        positions = np.arange(query_starts[-1]) + np.repeat(starts - query_starts[:-1], lengths)
-        slots = table[owner, positions // self._page_size] * np.int64(self._page_size) + positions % self._page_size
+        places = np.arange(query_starts[-1]) + np.repeat(starts - query_starts[:-1], lengths)
+        slots = table[owner, places // self._page_size] * np.int64(self._page_size) + places % self._page_size
         slots[~writes[owner]] = -1
         sampled = query_starts[1:][np.fromiter((s.sample for s in segments), np.bool_, count)] - 1
         return PackedBatch(
             input_ids=self._tensor(ids),
-            position_ids=self._tensor(positions),
+            position_ids=self._tensor(places + np.repeat(firsts - starts, lengths)),
             slots=self._tensor(slots),
             page_table=self._tensor(table),
             query_starts=self._tensor(query_starts.astype(np.int32)),
@@ -88,12 +95,18 @@ class Packer:
             )
         return table
 
-    def _check(self, segments: list[Segment], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    def _check(
+        self,
+        segments: list[Segment],
+        starts: NDArray[np.int64],
+        firsts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+    ) -> None:
         if lengths.min() < 1 or starts.min() < 0:
             raise ValueError(
                 f"segment of {lengths.min()} tokens from {starts.min()}, expected at least 1 token from 0 or later"
             )
-        longest = int((starts + lengths).max())
+        longest = int((firsts + lengths).max())
         if longest > self._max_positions:
             raise ValueError(f"a context of {longest} tokens exceeds the model's {self._max_positions} positions")
         for segment in segments:

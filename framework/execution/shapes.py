@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..schema import ConfigError, build
 from .contract import ModelShape
-from .model_knobs import HfModel, RandomModel, model_knobs
+from .model_knobs import HfModel, RandomModel, ShippedModel, model_knobs
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 GATED_MLP = {"llama": True, "mistral": True, "qwen2": True, "qwen3": True, "opt": False, "gpt_neox": False}
@@ -96,11 +96,31 @@ def _random_preset(name: str, model: RandomModel) -> ShapePreset:
     )
 
 
+def _shipped_preset(name: str, model: ShippedModel) -> ShapePreset:
+    """The shape of a checkpoint that comes with the package: each is a Llama."""
+    config = model.config()
+    random = RandomModel(
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        num_kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+        max_positions=config["max_position_embeddings"],
+        tied_embeddings=config["tie_word_embeddings"],
+        dtype=model.dtype or config["dtype"],
+    )
+    return _random_preset(name, random)
+
+
 def _preset(knobs: Mapping[str, Any]) -> ShapePreset:
     name = str(knobs.get("name", "?"))
     if knobs.get("kind") == "shape":
         return build(ShapePreset, knobs, f"model={name}")
     model = model_knobs(knobs)
+    if isinstance(model, ShippedModel):
+        return _shipped_preset(name, model)
     if isinstance(model, HfModel):
         raise ConfigError(f"model={name}: the simulated backend cannot tell its shape; choose a shape preset instead")
     return _random_preset(name, model)

@@ -21,6 +21,7 @@ from .cost import EVEN, CostModel, Extremes
 from .cost_tables import Shares, TableCosts
 from .hardware import Hardware
 from .links import SimulatedLinks
+from .simulated_narrowing import SimulatedNarrowing
 from .tables.operators import OperatorTables
 from .transfers import Transfer
 
@@ -53,7 +54,7 @@ class SimulatedExecutor:
     """Implements :class:`~.contract.Executor` on a virtual clock: no tensors, all tokens are -1, nothing is random.
 
     ``links`` carry what batches wait for; without them a batch may name only transfers that have ended. ``tables``:
-    times that were measured, of this model on this hardware.
+    times that were measured, of this model on this hardware. ``narrowing``: what token-level policies leave.
 
     Raises
     ------
@@ -70,6 +71,7 @@ class SimulatedExecutor:
         max_steps: int = MAX_STEPS,
         links: SimulatedLinks | None = None,
         tables: OperatorTables | None = None,
+        narrowing: SimulatedNarrowing | None = None,
     ) -> None:
         if not hardware.free_bytes(shape.weight_bytes):
             raise ValueError(
@@ -85,6 +87,7 @@ class SimulatedExecutor:
             self._costs = TableCosts(shape, hardware, page_size, tables)
         self.sums_decodes = not self._costs.uneven
         self._links = links
+        self._narrowing = narrowing
 
     @property
     def costs(self) -> CostModel:
@@ -104,6 +107,17 @@ class SimulatedExecutor:
         """
         if _continues(batch):
             return self._run_prompts(batch)
+        result = self._run_once(batch)
+        if self._narrowing is not None:
+            result.slots = self._narrowing.slots(batch.segments)
+        return result
+
+    def forget(self, context: int) -> None:
+        """See :class:`~.contract.Executor`."""
+        if self._narrowing is not None:
+            self._narrowing.forget(context)
+
+    def _run_once(self, batch: Batch) -> StepResult:
         sampled, compute_s = self._compute_s(batch, batch.steps)
         if self._shares is not None:
             self._count(batch, sampled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -12,11 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..policy import Compression, Selection, TokenTruncation
 from ..workloads.tokens import IdLog
-from .attention import CONTEXT, PagedContext
+from .attention import CONTEXT, PagedContext, ShapeProbe
 from .contract import Batch, ModelShape, Segment, StepResult
 from .host_pool import lazy_zeros
 from .host_tuning import speed_up
+from .listening import Listener
+from .lossy.arranging import Arrangement, plain
+from .lossy.contexts import ContextMemory
+from .lossy.forms import LayerCall
+from .lossy.side import LossySide, check_positions, check_windows
+from .lossy.view import Futures
 from .measured_costs import MeasuredCosts
 from .models import LoadedModel
 from .packing import PackedBatch, Packer
@@ -35,6 +43,9 @@ class TorchExecutor:
     shape: the model's, with the dtype that this executor runs in.
     max_steps: 1; every iteration is computed.
     forward_s: seconds of the last :meth:`run` inside the model's forward pass and the choice of tokens.
+    listener: hears of every forward pass.
+    futures: gives, for oracles, the full cache's attention of a conversation, float32 [L, H, T, T], rows by query; None
+        where it is not known.
     """
 
     max_steps = 1
@@ -50,6 +61,9 @@ class TorchExecutor:
         dtype: str | None = None,
         threads: int | None = None,
         decoupled: bool = False,
+        truncation: TokenTruncation | None = None,
+        selection: Selection | None = None,
+        compression: Compression | None = None,
     ) -> None:
         """Allocate the pool and prepare ``model``, whose module stays as it is.
 
@@ -60,12 +74,15 @@ class TorchExecutor:
         dtype: ``float32``, ``bfloat16`` or ``float16``; None: the model's.
         threads: of a CPU, for the whole process; None: torch's choice.
         decoupled: cache un-rotated keys and rotate them where attention reads them.
+        truncation, selection, compression: those that lose something; contexts are narrowed by the first and the last.
 
         Raises
         ------
         ValueError
-            If a size is not positive, the pool does not fit, or positions cannot be decoupled in this model.
+            If a size is not positive, the pool does not fit, positions cannot be decoupled in this model, or a policy
+            cannot work on this model or with ``decoupled`` as it is.
         """
+        check_positions(truncation, selection, compression, decoupled)
         if num_pages < 1 or page_size < 1:
             raise ValueError(f"the pool has {num_pages} pages of {page_size} tokens, expected at least 1 of each")
         if threads is not None:
@@ -81,11 +98,19 @@ class TorchExecutor:
             speed_up(self._module)
         self._rotary: Callable[[Any], RotaryTable] | None = None
         self.pool = _allocate(self.shape, num_pages, page_size, weight)
-        self._packer = Packer(page_size, num_pages, self.shape.max_positions, self._device)
+        by_slot = truncation is not None and truncation.positions == "cache"
+        self._packer = Packer(page_size, num_pages, self.shape.max_positions, self._device, by_slot=by_slot)
         self._costs = MeasuredCosts(self, page_size)
         self.forward_s = 0.0
+        self.listener: Listener | None = None
+        self.futures: Futures | None = None
+        self._lossy: LossySide | None = None
         if decoupled:
             self._decouple()
+        if truncation is not None or compression is not None:
+            check_windows(self.shape, self._windows())
+        if truncation is not None or compression is not None or selection is not None:
+            self._lossy = LossySide(self.pool, self.shape.num_heads, truncation, selection, compression)
 
     @property
     def costs(self) -> MeasuredCosts:
@@ -113,11 +138,21 @@ class TorchExecutor:
         gate = LayerGate(batch.waits, batch.loads)
         packed = self._packer.pack(batch.segments)
         gate.enter()
-        forward_start_s = perf_counter()
-        tokens = self._tokens(self._forward(packed, gate))
+        tokens, slots = self._step(batch.segments, packed, gate)
         end_s = perf_counter()
-        self.forward_s = end_s - forward_start_s
-        return StepResult(tokens, end_s - start_s, self.forward_s, gate.stall_s)
+        return StepResult(tokens, end_s - start_s, self.forward_s, gate.stall_s, slots=slots)
+
+    @torch.inference_mode()
+    def _step(self, segments: list[Segment], packed: PackedBatch, gate: LayerGate) -> tuple[list[int], dict[int, int]]:
+        """Tokens, and the slots that narrowed contexts take now, where fewer."""
+        start_s = perf_counter()
+        narrowed, arrangement = (None, plain(packed)) if self._lossy is None else self._lossy.begin(segments, packed)
+        logits = self._forward(segments, packed, arrangement, gate)
+        tokens = self._tokens(logits)
+        self.forward_s = perf_counter() - start_s
+        if self.listener is not None:
+            self.listener.chose(segments, logits)
+        return tokens, {} if self._lossy is None else self._lossy.settle(narrowed, self.futures)
 
     def warm_up(self, num_tokens: int = 512) -> None:
         """Compile and load what the first batches would wait for. Writes no K/V."""
@@ -126,24 +161,50 @@ class TorchExecutor:
         for length in (longest, 1):
             self.run(Batch([Segment(-1, log, 0, length, table, write=False, sample=True)] * 2))
 
+    @torch.inference_mode()
     def logits(self, segments: list[Segment], gate: LayerGate | None = None) -> Tensor:
         """Compute ``segments`` as :meth:`run` does; logits after the sampled ones, [num_sampled, vocab_size].
 
         Each layer waits for what ``gate`` says.
-        """
-        return self._forward(self._packer.pack(segments), gate or LayerGate())
 
-    @torch.inference_mode()
-    def _forward(self, packed: PackedBatch, gate: LayerGate) -> Tensor:
+        Raises
+        ------
+        ValueError
+            As :meth:`run`, and of segments of narrowed contexts: only that can say what is left of them.
+        """
+        if any(segment.narrowing is not None for segment in segments):
+            raise ValueError("logits() takes no segments of narrowed contexts; expected run() with a listener")
+        packed = self._packer.pack(segments)
+        arrangement = plain(packed) if self._lossy is None else self._lossy.begin(segments, packed)[1]
+        return self._forward(segments, packed, arrangement, gate or LayerGate())
+
+    def memory(self, context: int) -> ContextMemory | None:
+        """What is remembered of the narrowed context of that number, for those who measure; None if nothing is."""
+        return None if self._lossy is None else self._lossy.memory(context)
+
+    def forget(self, context: int) -> None:
+        """Drop what is remembered of the narrowed context of that number, if anything is."""
+        if self._lossy is not None:
+            self._lossy.forget(context)
+
+    def _forward(
+        self, segments: list[Segment], packed: PackedBatch, arrangement: Arrangement, gate: LayerGate
+    ) -> Tensor:
+        hears = arrangement.hears
+        if self.listener is not None:
+            hears = (*hears, partial(_tell, self.listener, segments))
         context = PagedContext(
             pool=self.pool,
-            page_table=packed.page_table,
-            query_starts=packed.query_starts,
-            positions=packed.positions,
+            page_table=arrangement.page_table,
+            query_starts=arrangement.query_starts,
+            positions=arrangement.positions,
             slots=packed.slots,
             rotary=self._rotary,
             position_ids=packed.position_ids,
             gate=gate,
+            rows=arrangement.rows,
+            formed=arrangement.formed,
+            hears=hears,
         )
         out = self._module(
             input_ids=packed.input_ids[None],
@@ -154,6 +215,14 @@ class TorchExecutor:
         )
         logits: Tensor = out.logits[0]
         return logits
+
+    @torch.inference_mode()
+    def _windows(self) -> list[int | None]:
+        """Of each layer."""
+        probe = ShapeProbe({})
+        ids = torch.zeros((1, 1), dtype=torch.int64, device=self._device)
+        self._module(input_ids=ids, position_ids=ids, use_cache=False, **{CONTEXT: probe})
+        return list(probe.windows.values())
 
     def duration_until(self, batch: Batch, limit_s: float) -> int:
         """1: every call is one step."""
@@ -185,6 +254,10 @@ class TorchExecutor:
             torch.cuda.synchronize(self._device)
         chosen: list[int] = logits.argmax(dim=-1).tolist()  # waits for a GPU
         return chosen
+
+
+def _tell(listener: Listener, segments: list[Segment], call: LayerCall, out: Tensor) -> None:
+    listener.attended(call.layer, segments, call.query, out)
 
 
 def _own(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:

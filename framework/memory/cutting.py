@@ -33,6 +33,13 @@ def cut(pages: Pages, keys: Keys, first: int, conversation: int, *, keep: bool) 
     return kept
 
 
+def forget(pages: Pages, keys: Keys, conversation: int) -> None:
+    """The context ``keys`` of ``conversation`` and what follows it leave all tiers, as far as nobody else uses them."""
+    chain = [run for run, _ in pages.tree.walk(keys)]
+    if chain and _belongs_to(chain[0], conversation):
+        _forget(pages, list(chain[0].below()))
+
+
 def _cut_at(pages: Pages, chain: list[Run], first: int) -> None:
     """Have a run of ``chain`` begin at page ``first``, if nobody holds the one that it lies in."""
     for at, run in enumerate(chain):

@@ -19,6 +19,10 @@ class Pages:
     page_size: tokens in a page, >= 1.
     capacity: pages of each tier.
     evictions: one eviction policy per tier, not shared.
+
+    Attributes
+    ----------
+    lost: conversations of which pages left the last tier that held them, since somebody emptied it; None: nobody asks.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Pages:
             self.pools[tier] = TierPool(tier, capacity[tier], evictions[tier], around, lower)
         self.device = self.pools[Tier.DEVICE]
         self._tiers = tuple(self.pools)
+        self.lost: list[int] | None = None
 
     @property
     def tick(self) -> int:
@@ -89,6 +94,8 @@ class Pages:
             del pool.spare[run]
             pool.spare_pages -= run.pages
         set_slots(run, tier, None)
+        if self.lost is not None and not run.resident:
+            self.lost.append(run.conversation)
         if not spare:
             pool.eviction.removed(run, evicted)
         for upper in self._tiers:
@@ -158,6 +165,8 @@ class Pages:
             run.keys = run.keys[:-pages]
             gone, run.slots[tier] = held[-pages:], held[:-pages]
             run.stamp += 1
+        if self.lost is not None:
+            self.lost.append(run.conversation)
         pool.evictable_pages -= pages
         pool.give(gone)
         pool.eviction.trimmed(run, pages)

@@ -119,6 +119,10 @@ class TierPool:
             self._taken.append(taken)
         return taken
 
+    def will_change(self, slots: Slots) -> None:
+        """An iteration will write to ``slots``, which are taken already."""
+        self._taken.append(slots)
+
     def take_these(self, slots: Slots) -> None:
         """Take ``slots``, all free, off the free list. O(capacity)."""
         free = self.free_slots()

@@ -82,6 +82,16 @@ class TransferRecord:
     request: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """``freed_tokens``, ``freed_pages``: slots, and device pages, that contexts no longer need because tokens left them
+    or are stored packed; ``begun_anew``: contexts that were computed again because a page of them was lost."""
+
+    freed_tokens: int
+    freed_pages: int
+    begun_anew: int
+
+
 @dataclass(slots=True)
 class RunTotals:
     """What no row tells, filled by the engine at the end of the whole run, warm-up included.
@@ -89,7 +99,7 @@ class RunTotals:
     ``evicted_pages`` by tier name (``device``, ``host``, ``disk``); ``peak_pages``: most device pages in use at once;
     ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost. ``adopted_pages``: pages that an earlier run
     left on disk and this one found. ``faults``: how often what went wrong with a
-    tier, by kind; none of them changed an answer.
+    tier, by kind; none of them changed an answer. ``narrowed``: what token-level policies did, None without any.
     """
 
     evicted_pages: dict[str, int] = field(default_factory=dict)
@@ -98,6 +108,7 @@ class RunTotals:
     disk_bytes: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     adopted_pages: int = 0
+    narrowed: Narrowed | None = None
 
 
 class Recorder(Protocol):

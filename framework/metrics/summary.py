@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,7 @@ def _cache(ok: Rows, totals: RunTotals) -> Section:
         "adopted_pages": totals.adopted_pages,
         "faults": dict(totals.faults),
         "suspensions": _sum(ok, "suspensions"),
+        **({} if totals.narrowed is None else {"narrowed": asdict(totals.narrowed)}),
     }
 
 

@@ -9,6 +9,7 @@ Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event)
 """
 
 from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
+from .codecs import Codec, Due
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
 from .plans import complete, leading, nearest
@@ -24,17 +25,36 @@ from .scheduling import (
     serve_all,
     serve_running,
 )
-from .tokens import CacheView, Grouping, Needs, Selection, Stage, TokenTruncation
+from .scored import (
+    AccumulatedAttention,
+    AttentionTruncation,
+    BudgetTruncation,
+    ScoredTruncation,
+    StagedTruncation,
+    highest_scores,
+    in_slots,
+    newest_tokens,
+    oldest_first,
+    require_choice,
+    share_of,
+)
+from .tokens import CacheShape, CacheView, Grouping, Needs, Selection, Stage, TokenTruncation
 from .views import Costs, Future, QueueView, RequestView, RunView, TierView
 
 __all__ = [
     "FAMILIES",
     "NEVER",
+    "AccumulatedAttention",
     "Action",
+    "AttentionTruncation",
+    "BudgetTruncation",
+    "CacheShape",
     "CacheView",
+    "Codec",
     "Compression",
     "Costs",
     "DecodingView",
+    "Due",
     "Eviction",
     "Future",
     "Grouping",
@@ -58,10 +78,12 @@ __all__ = [
     "Scheduling",
     "Score",
     "ScoredEviction",
+    "ScoredTruncation",
     "Selection",
     "Share",
     "Span",
     "Stage",
+    "StagedTruncation",
     "Tier",
     "TierView",
     "TokenTruncation",
@@ -70,12 +92,18 @@ __all__ = [
     "Writeback",
     "admit_whole_prompts",
     "complete",
+    "highest_scores",
+    "in_slots",
     "knobs",
     "leading",
     "nearest",
+    "newest_tokens",
+    "oldest_first",
     "register",
     "require_at_least",
+    "require_choice",
     "require_share",
     "serve_all",
     "serve_running",
+    "share_of",
 ]

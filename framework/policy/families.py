@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from .base import Policy, Tier
+from .codecs import Codec
 from .views import RequestView, RunView, TierView
 
 
@@ -64,13 +65,33 @@ class Truncation(Policy, ABC):
 
 
 class Compression(Policy, ABC):
-    """In what form surviving K/V are stored."""
+    """In what form surviving K/V are stored: the oldest tokens of a context packed, the newest as the model made them.
+
+    Packed bytes live in front pages of the context's own, new tokens in ordinary pages behind. What is packed is said
+    twice: in numbers, which a simulation goes by, and by a :class:`Codec`, which works on tensors.
+    """
 
     family: ClassVar[str] = "compression"
 
     @abstractmethod
-    def bytes_per_token(self, native_bytes: int) -> float:
-        """Stored bytes for one token whose native K/V take ``native_bytes``."""
+    def bytes_per_token(self, native_bytes: int, number_bytes: int = 2) -> float:
+        """Stored bytes for one packed token, scales and the like included, whose native K/V take ``native_bytes``, at
+        ``number_bytes`` for each number."""
+
+    def packed_tokens(self, cached_tokens: int) -> int:
+        """How many of ``cached_tokens`` tokens, the oldest ones, are stored packed; the others are as the model made
+        them."""
+        return 0
+
+    def codec(self, head_dim: int) -> Codec | None:
+        """What packs K/V of ``head_dim`` numbers; None: all stay native.
+
+        Raises
+        ------
+        ValueError
+            If it does not work on K/V of that width.
+        """
+        return None
 
 
 class Routing(Policy, ABC):

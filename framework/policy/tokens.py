@@ -21,16 +21,28 @@ class Needs:
 
     ``column_sums``: for each key, the probabilities that the step's queries gave it, added up. ``rows``: the
     probabilities of the step's last so many queries. Both cost a second pass over the scores; nothing is computed that
-    is not asked for.
+    is not asked for. ``decoding`` False: only the steps of prompts are watched.
     """
 
     column_sums: bool = False
     rows: int = 0
+    decoding: bool = True
 
     @property
     def anything(self) -> bool:
         """Attention has to be watched at all."""
         return self.column_sums or self.rows > 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """Of a model's cache: ``layers``, query ``heads``, ``kv_heads``; ``plane_bytes``: the K and V of one token in one
+    plane (layer x KV head)."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    plane_bytes: int
 
 
 class CacheView(Protocol):
@@ -114,10 +126,20 @@ class TokenTruncation(Truncation, ABC):
     def first_kept(self, history_tokens: int, needed_tokens: int, limit: int) -> int:
         return 0
 
+    def bind(self, shape: CacheShape) -> None:
+        """Learn what the model's cache looks like. Called once, before anything runs."""
+
     @property
     def needs(self) -> Needs:
         """What has to be known of the attention of each step."""
         return Needs()
+
+    @property
+    def endless(self) -> bool:
+        """A context may have more tokens than the model has positions: keys are rotated by their place in the cache,
+        and that stays short even while a prompt is computed."""
+        many = 1 << 20
+        return self.positions == "cache" and self.kept_tokens(many, many, "chunk") < many
 
     def observe(self, view: CacheView) -> None:
         """Take note, in ``view.state``, of a step. Called once after each step, before :meth:`keep`."""
@@ -141,14 +163,14 @@ class Selection(Truncation, ABC):
         return 0
 
     @abstractmethod
-    def pages(self, layer: int, query: Tensor, low: Tensor, high: Tensor, context_pages: int) -> Tensor | None:
+    def pages(self, layer: int, query: Tensor, low: Tensor, high: Tensor, tokens: int, page_size: int) -> Tensor | None:
         """Which pages one decoding query attends to in ``layer``; None: all.
 
         Parameters
         ----------
         query: float32 [H, head_dim], rotated as the keys are.
         low, high: float32 [pages, G, head_dim], the least and largest value of each key channel in each page.
-        context_pages: pages of the context, the last one perhaps partly filled.
+        tokens: of the context, the query's own included; the last page may be filled in part.
 
         Returns
         -------

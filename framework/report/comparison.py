@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING
 from ..metrics.files import replace_text
 from .curves import draw_miss_ratios
 from .figures import draw_figures, draw_size_figures
+from .quality import QualityTable, quality_tables
+from .quality_curves import draw_quality
+from .quality_tables import CSV_NAMES as QUALITY_NAMES
+from .quality_tables import csv_rows as quality_rows
+from .quality_tables import markdown as quality_markdown
+from .quality_tables import rich_quality
 from .regret import with_regret
 from .replay import CSV_NAMES, ReplayTable, replay_tables, rich_replay
 from .replay import markdown as replay_markdown
@@ -34,13 +40,15 @@ class Comparison:
     """What ``compare`` found. Print it with rich: ``Console().print(comparison)``.
 
     ``tables``: one per setting (measured and simulated never share one); ``problems``: lines about runs that are
-    missing or not comparable; ``files``: what was written; ``replays``: one per workload that was replayed.
+    missing or not comparable; ``files``: what was written; ``replays``: one per workload that was replayed;
+    ``quality``: one per model and kind of episodes.
     """
 
     tables: tuple[Table, ...]
     problems: tuple[str, ...]
     files: tuple[Path, ...] = field(default=())
     replays: tuple[ReplayTable, ...] = field(default=())
+    quality: tuple[QualityTable, ...] = field(default=())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -51,6 +59,8 @@ class Comparison:
                 yield Text(note, style="yellow")
         for replay in self.replays:
             yield rich_replay(replay, options.max_width)
+        for judged in self.quality:
+            yield from rich_quality(judged, options.max_width)
         for problem in self.problems:
             yield Text(problem, style="red")
 
@@ -58,6 +68,7 @@ class Comparison:
         """The content of ``comparison.md``."""
         parts = ["# Comparison", *(_markdown_table(table) for table in self.tables)]
         parts += [replay_markdown(replay) for replay in self.replays]
+        parts += [quality_markdown(table) for table in self.quality]
         if self.problems:
             parts.append("## Problems\n\n" + "\n".join(f"- {problem}" for problem in self.problems))
         figures = [path for path in self.files if path.suffix == ".png"]
@@ -67,7 +78,7 @@ class Comparison:
     def csv(self) -> str:
         """The content of ``comparison.csv``: SI units; measured and simulated figures in columns of their own."""
         kinds = sorted({table.setting.kind for table in self.tables})
-        replayed = CSV_NAMES if self.replays else ()
+        replayed = (*(CSV_NAMES if self.replays else ()), *(QUALITY_NAMES if self.quality else ()))
         names = [f"{kind}_{metric.name}{end}" for kind in kinds for metric in METRICS for end in ("", "_ci95")]
         fixed = ["kind", "workload", "model", "hardware", "system", "seeds", "requests", "failed", "notes", "version"]
         out = io.StringIO()
@@ -75,6 +86,7 @@ class Comparison:
         writer.writeheader()
         writer.writerows(_csv_row(table, row) for table in self.tables for row in table.rows)
         writer.writerows(row for replay in self.replays for row in replay.csv_rows())
+        writer.writerows(row for table in self.quality for row in quality_rows(table))
         return out.getvalue()
 
 
@@ -92,6 +104,8 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
     runs, problems = _load(folders)
     groups = group_rows([run for run in runs if is_served(run)])
     replays = tuple(replay_tables(runs))
+    judged, unreadable = quality_tables(runs)
+    problems += unreadable
     problems += [problem for rows in groups.values() for problem in _unequal_workloads(rows)]
     tables = tuple(make_table(setting, with_regret(rows)) for setting, rows in groups.items())
     out = Path(out)
@@ -105,8 +119,9 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
                 problems.append(f"no figures for {table.setting}: {error}")
         drawn += draw_size_figures(runs, out / "figures")
         drawn += draw_miss_ratios(replays, out / "figures")
-    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays)
-    if not (tables or replays or problems):  # a task with a report of its own
+        drawn += draw_quality(judged, out / "figures")
+    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays, tuple(judged))
+    if not (tables or replays or judged or problems):  # a task with a report of its own
         return comparison
     texts = {out / "comparison.md": comparison.markdown(), out / "comparison.csv": comparison.csv()}
     for path, text in texts.items():

@@ -18,6 +18,19 @@ _KNOWN = {
     "streaming_llm": "#a6a200",
     "memserve": "#6a3d9a",
     "mooncake": "#17a2b8",
+    # token-level truncation
+    "tova": "#0072b2",
+    "snapkv": "#d55e00",
+    "pyramidkv": "#e69f00",
+    "adakv": "#009e73",
+    "knorm": "#cc79a7",
+    "keydiff": "#56b4e9",
+    "corm": "#b2182b",
+    "buzz": "#6a3d9a",
+    "window": "#c49c6b",
+    "quest": "#1b7837",
+    "random": "#8a8a8a",
+    "future": "#111111",
 }
 _DASHES = ("--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 

@@ -12,5 +12,5 @@ from ...framework.policy import Compression, register
 class NoCompression(Compression):
     """The native form."""
 
-    def bytes_per_token(self, native_bytes: int) -> float:
+    def bytes_per_token(self, native_bytes: int, number_bytes: int = 2) -> float:
         return native_bytes

@@ -22,7 +22,7 @@ from kvarena.framework.execution.torch_executor import TorchExecutor
 from kvarena.framework.execution.torch_links import TorchLinks
 from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory.moves import Move
-from kvarena.framework.policy import Tier
+from kvarena.framework.policy import Tier, TokenTruncation
 from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.prefetch.none import NoReuse
 from kvarena.policies.scheduling.chunked import Chunked
@@ -112,7 +112,7 @@ def serve_for_real(
 ) -> Outcome:
     """Serve ``workload`` with ``pages`` of each tier; ``disk`` is closed at the end. ``before`` each iteration."""
     clock, rng = SkipIdleClock(), random.Random(seed)
-    executor = HookedExecutor(model, pages[Tier.DEVICE], page_size)
+    executor = HookedExecutor(model, pages[Tier.DEVICE], page_size, truncation=_narrows(policies))
     executor.before = before
     host = host_pool(executor.pool, pages[Tier.HOST]) if Tier.HOST in pages else None
     make: Callable[[], HostCopies] | None = (lambda: SlowCopies(rng)) if slow else None
@@ -133,6 +133,11 @@ def serve_for_real(
     store = run.engine.store
     assert all(store.available(tier) == pool.capacity for tier, pool in store.pools.items()), "a page is still held"
     return found
+
+
+def _narrows(policies: Mapping[str, Any]) -> TokenTruncation | None:
+    truncation = policies.get("truncation")
+    return truncation if isinstance(truncation, TokenTruncation) else None
 
 
 def open_disk(model: LoadedModel, folder: Path, pages: int, page_size: int, **options: Any) -> DiskPages:

@@ -1,0 +1,181 @@
+"""Quality against the bytes that are kept: one panel per task, less memory to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .figures import RC, caption, ending, label_ends
+from .quality import ALL, FULL, RANDOM, TEXT, QualityRow, QualityTable
+from .style import look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLUMNS, _PANEL, _LABELS = 2, (3.1, 2.75), 2.1  # panels beside each other, inches of one, inches for names
+_MARGINS = (0.75, 0.62, 0.5, 0.85)  # left, between panels and above each, top, bottom
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """``measure`` of ``task``; ``share``: as a percentage; ``log``: the axis is logarithmic."""
+
+    task: str
+    measure: str
+    title: str
+    share: bool = False
+    log: bool = False
+
+
+def draw_quality(tables: Sequence[QualityTable], folder: Path) -> list[Path]:
+    """Draw accuracy, divergence and attention over the bytes kept, for each table with several budgets.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    drawn = []
+    shown = [table for table in tables if len(table.budgets) > 1]
+    for table in shown:
+        end = ending(str(table.setting)) if len(shown) > 1 else ""
+        for name, panels in _figures(table).items():
+            folder.mkdir(parents=True, exist_ok=True)
+            drawn.append(_draw(table, panels, folder / f"{name}{end}.png"))
+    return drawn
+
+
+def _figures(table: QualityTable) -> dict[str, list[_Panel]]:
+    """The figures' panels: those of which something was measured."""
+    text = [_Panel(TEXT, "bits_per_token", "running text: bits per token")] if TEXT in table.tasks else []
+    asked = [task for task in table.tasks if task != TEXT]
+    whole = ALL if asked else TEXT
+    figures = {
+        "quality_accuracy": [*(_Panel(task, "accuracy", f"{task}: exact match", share=True) for task in asked), *text],
+        "quality_kl": [
+            _Panel(task, "kl_nats", f"{task}: KL to the full cache, nats", log=True) for task in table.tasks
+        ],
+        "quality_attention": [
+            _Panel(whole, "attention_error", "error of attention's output", share=True),
+            _Panel(whole, "recall", "recall of the keys that get most attention", share=True),
+        ],
+    }
+    kept = {name: [p for p in panels if _measured(table, p)] for name, panels in figures.items()}
+    return {name: panels for name, panels in kept.items() if panels}
+
+
+def _measured(table: QualityTable, panel: _Panel) -> bool:
+    return any(row.label != FULL and row.interval(panel.task, panel.measure) is not None for row in table.rows)
+
+
+def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Path:
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    tall = max(_PANEL[1], 0.6 + 0.155 * len(table.labels))
+    left, gap, top, bottom = _MARGINS
+    width = columns * (left + _PANEL[0] + _LABELS)
+    height = top + bottom + lines * tall + (lines - 1) * gap
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        for i, panel in enumerate(panels):
+            x = (i % columns) * (left + _PANEL[0] + _LABELS) + left
+            y = height - top - (i // columns) * (tall + gap) - tall
+            axes = figure.add_axes((x / width, y / height, _PANEL[0] / width, tall / height))
+            _panel(axes, table, panel, last=i >= len(panels) - columns)
+        bands = "Bands: 95 % intervals over episodes and seeds."
+        caption(figure, f"{table.setting}. {table.caption}. {bands}")
+        figure.savefig(path, dpi=150, facecolor="white")
+    return path
+
+
+def _panel(axes: Axes, table: QualityTable, panel: _Panel, last: bool) -> None:
+    ends: list[tuple[float, float, str, str]] = []
+    for label in table.labels:
+        if label != FULL:
+            ends += _curve(axes, table.of(label), panel)
+    whole = table.row(FULL, None)
+    found = None if whole is None else whole.interval(panel.task, panel.measure)
+    if found is not None:
+        axes.axhline(found.mean, color="#777777", linestyle=(0, (1, 1)), linewidth=1.2, zorder=1)
+        ends.append((0.0, found.mean, FULL, "#777777"))
+    _scales(axes, table, panel)
+    right = axes.get_xlim()[1]
+    placed = [(right if name == FULL else x, y, name, colour) for x, y, name, colour in ends]
+    label_ends(axes, placed, gap=min(0.075, 1.0 / max(1, len(placed))))
+    axes.set_title(panel.title, fontsize=9)
+    if last:
+        axes.set_xlabel("bytes kept, share of the full cache (less to the right)", fontsize=8)
+
+
+def _curve(axes: Axes, rows: Sequence[QualityRow], panel: _Panel) -> list[tuple[float, float, str, str]]:
+    """Draw one policy; its end, if anything was drawn."""
+    points = []
+    for row in rows:
+        share, found = row.interval(panel.task, "kv_share"), row.interval(panel.task, panel.measure)
+        if share is not None and found is not None:
+            points.append((share.mean, found))
+    if not points:
+        return []
+    points.sort(key=lambda point: -point[0])
+    label, oracle = rows[0].label, rows[0].oracle
+    colour, line = _look(label, oracle)
+    x = [share for share, _ in points]
+    floor = 1e-6 if panel.log else -np.inf
+    y = [max(found.mean, floor) for _, found in points]
+    axes.plot(x, y, color=colour, linestyle=line, marker="o", markersize=2.6, linewidth=1.5)
+    low = [max(found.mean if found.low is None else found.low, floor) for _, found in points]
+    high = [max(found.mean if found.high is None else found.high, floor) for _, found in points]
+    if len(points) > 1:
+        axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
+    else:
+        axes.vlines(x, low, high, color=colour, linewidth=1.0)
+    return [(x[-1], y[-1], f"{label} (oracle)" if oracle else label, colour)]
+
+
+def _look(label: str, oracle: bool) -> tuple[str, str | tuple[int, tuple[int, ...]]]:
+    if oracle:
+        return "#111111", "--"
+    if label == RANDOM:
+        return "#8a8a8a", "-."
+    style = look(label)
+    return style.colour, style.line
+
+
+def _scales(axes: Axes, table: QualityTable, panel: _Panel) -> None:
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    axes.set_xscale("log")
+    ticks = [budget for budget in table.budgets if _apart(budget, table.budgets)]
+    axes.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    least = min(
+        [
+            table.budgets[0],
+            *(line.get_xdata()[-1] for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() == "o"),
+        ]
+    )  # type: ignore[index, arg-type]
+    axes.set_xlim(1.08, least / 1.08)
+    axes.tick_params(labelsize=8)
+    if panel.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return
+    if panel.share:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    low, high = axes.get_ylim()
+    axes.set_ylim(0.0 if low < 0.4 * high else low, max(high, 1.03) if panel.share and high <= 1.1 else high)
+
+
+def _apart(budget: float, budgets: Sequence[float]) -> bool:
+    """Far enough from the next larger one that is named for both names to be read."""
+    larger = [other for other in budgets if other > budget]
+    return not larger or min(larger) / budget > 1.25 or not _apart(min(larger), budgets)
