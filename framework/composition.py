@@ -40,6 +40,7 @@ TOP_LEVEL = (
     *(
         "seed",
         "save_tokens",
+        "save_decisions",
         "runs",
         "system",
         "memory",
@@ -161,6 +162,7 @@ class Parts:
 
     seed: int
     save_tokens: bool
+    save_decisions: bool
     memory: Memory
     task: TaskKnobs
     workload: Knobs
@@ -258,6 +260,7 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
     return Parts(
         seed=_seed(config),
         save_tokens=_typed(config, "save_tokens", bool, False),
+        save_decisions=_typed(config, "save_decisions", bool, False),
         memory=memory,
         task=task,
         workload=_workload(config),

@@ -8,6 +8,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from .engine import Engine
 from .iteration import EnginePolicies
 from .memory import PageStore
 from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
+from .metrics.decisions import DECISIONS, DecisionLog
 from .metrics.files import replace_text
 from .metrics.summary import SCHEMA
 from .metrics.tracking import Tracker, open_tracker
@@ -27,6 +29,7 @@ from .opening import check_sizes, open_workload
 from .policy import Tier, TokenTruncation
 from .progress import RunProgress
 from .run_info import RunInfo
+from .schema import ConfigError
 from .session import Arrivals, Progress, Session
 from .task_knobs import ServeTask
 from .waiting import WaitingQueue
@@ -45,6 +48,9 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
     """
     parts = prepare(config, info)
     assert isinstance(parts.task, ServeTask)
+    decisions = decision_log(parts)
+    if decisions is not None:
+        parts = replace(parts, policies=replace(parts.policies, truncation=decisions))
     with ExitStack() as stack:
         with refusing():
             backend = open_backend(parts, folder)
@@ -59,6 +65,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         progress = stack.enter_context(RunProgress(info.label, "simulated" if parts.simulated else "run"))
         server.run(recorder, progress)
         recorder.close()
+        if decisions is not None:
+            decisions.write(folder / DECISIONS)
         problems = backend.finish_copies()
         rows = (recorder.requests, recorder.steps, recorder.transfers)
         summary = summarize(*rows, run_info, totals=server.totals(), slo=parts.task.slo, prices=parts.prices)
@@ -69,6 +77,23 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
     for problem in [*problems, *_misplaced(parts, summary)]:
         log.warning("%s: %s", info.label, problem)
     return summary
+
+
+def decision_log(parts: Parts) -> DecisionLog | None:
+    """The chosen truncation as one whose decisions are written down, if they are to be.
+
+    Raises
+    ------
+    ConfigError
+        If nothing decides on single tokens.
+    """
+    if not parts.save_decisions:
+        return None
+    truncation = parts.lossy.truncation
+    if truncation is None or parts.simulated:
+        which = "backend=simulated" if parts.simulated else f"truncation={parts.policies.truncation.name}"
+        raise ConfigError(f"save_decisions=true: {which} decides on no tokens")
+    return DecisionLog(truncation)
 
 
 def _misplaced(parts: Parts, summary: Mapping[str, Any]) -> Iterator[str]:

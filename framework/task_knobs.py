@@ -113,8 +113,8 @@ class QualityTask:
     tasks: of :data:`QUALITY_TASKS`; None: all that the model can be asked, or none where there are ``files``.
     episodes: of each task and length. lengths: of an episode, in tokens.
     questions: about each context, as many as it answers; None: one, two in ``multi_turn``.
-    protocol: ``query_aware``: the first question ends the prompt that is compressed; ``query_agnostic``: the context is
-        compressed before any question is known.
+    protocol: ``query_agnostic``: the context is compressed before any question is known; ``query_aware``: the first
+        question ends the prompt that is compressed, and the reply's first token comes before anything leaves.
     text: a file to predict; None: the held-out excerpt that comes with the model of bytes.
     files: questions as LongBench or RULER write them. answer_tokens: of a reply to one.
     file_tokens: longer contexts of files lose their middle; None: none does.
@@ -128,7 +128,7 @@ class QualityTask:
     episodes: int = 16
     lengths: tuple[int, ...] = (256,)
     questions: int | None = None
-    protocol: Literal["query_aware", "query_agnostic"] = "query_aware"
+    protocol: Literal["query_aware", "query_agnostic"] = "query_agnostic"
     text: str | None = None
     files: tuple[str, ...] = ()
     answer_tokens: int = 32

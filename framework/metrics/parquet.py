@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .columns import Columns, RequestColumns, Rows
+from .files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,12 +30,8 @@ def write_table(path: Path, columns: Columns[Any]) -> None:
     arrays = {name: _array(rows, name) for name in columns.schema}
     if isinstance(columns, RequestColumns) and columns.output_ids is not None:
         arrays["output_ids"] = pa.array(columns.output_ids, pa.list_(pa.int32()))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(pa.table(arrays), temporary, row_group_size=ROW_GROUP, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _array(rows: Rows, name: str) -> pa.Array:

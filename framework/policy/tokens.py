@@ -54,6 +54,7 @@ class CacheView(Protocol):
 
     Attributes
     ----------
+    conversation: whose context it is.
     stage: ``chunk``: after a part of a prompt that goes on; ``prompt``: after its end; ``decode``: after a token.
     tokens: of the context so far, kept or not; the newest has position ``tokens`` - 1.
     queries: tokens that this step computed: the last ones.
@@ -62,6 +63,7 @@ class CacheView(Protocol):
         since the last step hold 0, and what leaves the cache leaves them too.
     """
 
+    conversation: int
     stage: Stage
     tokens: int
     queries: int

@@ -27,6 +27,8 @@ class CaseTurn:
     tokens: of the reply, at least one.
     measured: False for a turn that only puts something into the context.
     accepted: texts, any of which is right, where ``reply`` is None; ``every``: all of them are wanted.
+    before_cut: so many first tokens of the reply are predicted while the whole prompt is cached, whatever the policy;
+        they say nothing of it.
     """
 
     prompt: Ids
@@ -35,6 +37,7 @@ class CaseTurn:
     measured: bool = True
     accepted: tuple[str, ...] = ()
     every: bool = False
+    before_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Case:
 def from_episode(episode: Episode, length: int, number: int, protocol: Protocol) -> Case:
     """The case of a drawn episode."""
     turns = [
-        CaseTurn(_ids(turn.prompt), _ids(turn.answer), len(turn.answer), turn.asked) for turn in episode.turns(protocol)
+        CaseTurn(_ids(turn.prompt), _ids(turn.answer), len(turn.answer), turn.asked, before_cut=int(i == 0))
+        for i, turn in enumerate(episode.turns(protocol))
     ]
     return Case(episode.task, length, number, tuple(turns))
 

@@ -105,7 +105,8 @@ def _turns(
     question: FileQuestion, context: list[int], asked: list[int], protocol: Protocol, tokens: int
 ) -> Iterator[CaseTurn]:
     if protocol == "aware":
-        yield CaseTurn(_ids(context + asked), None, tokens, accepted=question.accepted, every=question.every)
+        whole = _ids(context + asked)
+        yield CaseTurn(whole, None, tokens, accepted=question.accepted, every=question.every, before_cut=1)
         return
     if len(context) < 2:
         found = f"{question.where}: 'context' has {len(context)} tokens, expected at least 2"

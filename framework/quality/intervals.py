@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 _TAILS = (2.5, 97.5)
 
 
@@ -25,34 +25,43 @@ class Interval:
         return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
 
 
-def interval(values: ArrayLike, weights: ArrayLike | None = None) -> Interval | None:
-    """The mean of ``values``, one per episode, over those that are not NaN; None where there is none.
+class Bootstrap:
+    """Draws episodes again, the same ones for as many episodes: figures of one instance are paired. Deterministic."""
 
-    ``weights``: the mean is sum(weights * values) / sum(weights), resampled together. Deterministic.
-    """
-    found = np.asarray(values, np.float64).reshape(-1)
-    held = np.ones(len(found)) if weights is None else np.asarray(weights, np.float64).reshape(-1)
-    known = ~np.isnan(found) & (held > 0)
-    found, held = found[known], held[known]
-    if not len(found):
-        return None
-    mean = float((found * held).sum() / held.sum())
-    if len(found) == 1:
-        return Interval(mean, None, None, 1)
-    drawn = _resamples(len(found))
-    means = (found * held)[drawn].sum(axis=1) / held[drawn].sum(axis=1)
-    low, high = np.percentile(means, _TAILS)
-    return Interval(mean, float(low), float(high), len(found))
+    def __init__(self) -> None:
+        self._drawn: dict[int, NDArray[np.float64]] = {}
 
+    def interval(self, values: ArrayLike, weights: ArrayLike | None = None) -> Interval | None:
+        """The mean of ``values``, one per episode, over those that are not NaN; None where there is none.
 
-def differs(one: ArrayLike, other: ArrayLike) -> bool | None:
-    """Whether paired values differ in their mean at the 95 % level; None with fewer than two pairs."""
-    difference = interval(np.asarray(one, np.float64) - np.asarray(other, np.float64))
-    if difference is None or difference.low is None or difference.high is None:
-        return None
-    return not difference.low <= 0 <= difference.high
+        ``weights``: the mean is sum(weights * values) / sum(weights), resampled together.
+        """
+        found = np.asarray(values, np.float64).reshape(-1)
+        held = np.ones(len(found)) if weights is None else np.asarray(weights, np.float64).reshape(-1)
+        known = ~np.isnan(found) & (held > 0)
+        found, held = found[known], held[known]
+        if not len(found):
+            return None
+        mean = float((found * held).sum() / held.sum())
+        if len(found) == 1:
+            return Interval(mean, None, None, 1)
+        if float(np.ptp(found)) == 0.0:
+            return Interval(mean, mean, mean, len(found))
+        drawn = self._draws(len(found))
+        low, high = np.percentile((drawn @ (found * held)) / (drawn @ held), _TAILS)
+        return Interval(mean, float(low), float(high), len(found))
 
+    def differs(self, one: ArrayLike, other: ArrayLike) -> bool | None:
+        """Whether paired values differ in their mean at the 95 % level; None with fewer than two pairs."""
+        difference = self.interval(np.asarray(one, np.float64) - np.asarray(other, np.float64))
+        if difference is None or difference.low is None or difference.high is None:
+            return None
+        return not difference.low <= 0 <= difference.high
 
-def _resamples(n: int) -> NDArray[np.int64]:
-    """Which values are drawn, [RESAMPLES, n]."""
-    return np.random.default_rng(n).integers(0, n, (RESAMPLES, n))
+    def _draws(self, n: int) -> NDArray[np.float64]:
+        """How often each value is drawn, [RESAMPLES, n]."""
+        if n not in self._drawn:
+            chosen = np.random.default_rng(n).integers(0, n, (RESAMPLES, n))
+            flat = (chosen + np.arange(RESAMPLES)[:, None] * n).ravel()
+            self._drawn[n] = np.bincount(flat, minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(np.float64)
+        return self._drawn[n]

@@ -57,6 +57,7 @@ class Judge:
                 exact, shared = self._worth(case, turn, chosen)
                 whole = None if full is None else self._worth(case, turn, [s.reference_chosen or 0 for s in steps])[0]
                 about = (case.task, case.length, case.number, j)
+                steps[: turn.before_cut] = [step.untold() for step in steps[: turn.before_cut]]
                 figures = (tuple(steps), exact, whole, float(self.kv_bytes), shared)
                 yield MeasuredTurn(*about, *figures, self._text_bytes(reply))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .recording import Held, Step
@@ -39,6 +39,16 @@ class StepMeasures:
     held_tokens: float | None
     kv_bytes: float | None
     state_bytes: float | None
+
+    def untold(self) -> StepMeasures:
+        """The step without what would say something of a policy that has not had its say yet."""
+        held: dict[str, None] = dict.fromkeys(("held_tokens", "kv_bytes", "state_bytes"))
+        return replace(self, kl_nats=None, attention_error=None, recall=None, **held)
+
+    @property
+    def agrees(self) -> bool | None:
+        """The choice is the full cache's."""
+        return None if self.kl_nats is None else self.chosen == self.reference_chosen
 
 
 def measure(steps: Sequence[Step], tokens: Sequence[int], reference: Sequence[Step] | None) -> list[StepMeasures]:

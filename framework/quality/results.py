@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .intervals import interval
+from .intervals import Bootstrap
 from .measures import StepMeasures
 
 ALL = "all"
@@ -44,15 +44,13 @@ class MeasuredTurn:
     text_bytes: int | None = None
 
     def mean(self, name: str) -> float:
-        """Of a figure of the steps; NaN where it was not measured."""
-        found = [getattr(step, name) for step in self.steps]
-        return float("nan") if not found or None in found else math.fsum(found) / len(found)
+        """Of a figure over the steps that have it; NaN where none has."""
+        return _mean([math.nan if (value := getattr(step, name)) is None else value for step in self.steps])
 
     @property
     def top1(self) -> float:
         """Share of the steps in which the choice is the full cache's."""
-        known = [step.chosen == step.reference_chosen for step in self.steps if step.reference_chosen is not None]
-        return float(np.mean(known)) if known else float("nan")
+        return _mean([math.nan if step.agrees is None else float(step.agrees) for step in self.steps])
 
     @property
     def attention_error(self) -> float:
@@ -68,13 +66,12 @@ class MeasuredTurn:
     @property
     def kv_share(self) -> float:
         """Bytes that the context takes, K/V and the policy's own, as a share of the full cache's: mean over steps."""
-        known = [_share(step, self.full_kv_bytes) for step in self.steps]
-        return float("nan") if not known or None in known else math.fsum(x for x in known if x is not None) / len(known)
+        return _mean([_share(step, self.full_kv_bytes) for step in self.steps])
 
 
-def _share(step: StepMeasures, full_kv_bytes: float) -> float | None:
+def _share(step: StepMeasures, full_kv_bytes: float) -> float:
     if step.kv_bytes is None or step.state_bytes is None:
-        return None
+        return math.nan
     return (step.kv_bytes + step.state_bytes) / (step.context_tokens * full_kv_bytes)
 
 
@@ -100,10 +97,10 @@ FIGURES: dict[str, Callable[[MeasuredTurn], float]] = {
 
 def section(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
     """The figures of one policy and budget: by task, and of ``all`` together, with intervals over episodes."""
-    tasks = list(dict.fromkeys(turn.task for turn in turns))
-    shown = {task: _figures([turn for turn in turns if turn.task == task]) for task in tasks}
+    tasks, draws = list(dict.fromkeys(turn.task for turn in turns)), Bootstrap()
+    shown = {task: _figures([turn for turn in turns if turn.task == task], draws) for task in tasks}
     asked = [turn for turn in turns if turn.exact is not None]
-    return {"tasks": shown, ALL: _figures(asked) if asked else None}
+    return {"tasks": shown, ALL: _figures(asked, draws) if asked else None}
 
 
 def reference_section(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
@@ -117,26 +114,31 @@ def reference_section(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
     return whole
 
 
-def _figures(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
+def _figures(turns: Sequence[MeasuredTurn], draws: Bootstrap) -> dict[str, Any]:
     episodes = _by_episode(turns)
     layers = [turn.layer_errors for turn in turns if len(turn.layer_errors)]
     return {
         "episodes": len(episodes),
         "turns": len(turns),
         "steps": sum(len(turn.steps) for turn in turns),
-        **{name: _interval(episodes, figure) for name, figure in FIGURES.items()},
-        **_bits(episodes),
+        **{name: _interval(episodes, figure, draws) for name, figure in FIGURES.items()},
+        **_bits(episodes, draws),
         "attention_error_by_layer": np.mean(layers, axis=0).tolist() if layers else None,
-        "by_turn": list(_parts(turns, "turn")),
-        "by_length": list(_parts(turns, "length")),
+        "by_turn": list(_parts(turns, "turn", draws)),
+        "by_length": list(_parts(turns, "length", draws)),
     }
 
 
-def _parts(turns: Sequence[MeasuredTurn], name: str) -> Iterator[dict[str, Any]]:
+def _parts(turns: Sequence[MeasuredTurn], name: str, draws: Bootstrap) -> Iterator[dict[str, Any]]:
     for value in sorted({getattr(turn, name) for turn in turns}):
         episodes = _by_episode(turn for turn in turns if getattr(turn, name) == value)
-        named = {figure: _interval(episodes, FIGURES[figure]) for figure in ("accuracy", "kl_nats")}
-        yield {name: value, "episodes": len(episodes), **named, "bits_per_token": _bits(episodes)["bits_per_token"]}
+        named = {figure: _interval(episodes, FIGURES[figure], draws) for figure in ("accuracy", "kl_nats")}
+        yield {
+            name: value,
+            "episodes": len(episodes),
+            **named,
+            "bits_per_token": _bits(episodes, draws)["bits_per_token"],
+        }
 
 
 def _by_episode(turns: Iterable[MeasuredTurn]) -> list[list[MeasuredTurn]]:
@@ -146,8 +148,10 @@ def _by_episode(turns: Iterable[MeasuredTurn]) -> list[list[MeasuredTurn]]:
     return list(found.values())
 
 
-def _interval(episodes: Sequence[Sequence[MeasuredTurn]], figure: Callable[[MeasuredTurn], float]) -> Any:
-    found = interval([_mean([figure(turn) for turn in turns]) for turns in episodes])
+def _interval(
+    episodes: Sequence[Sequence[MeasuredTurn]], figure: Callable[[MeasuredTurn], float], draws: Bootstrap
+) -> Any:
+    found = draws.interval([_mean([figure(turn) for turn in turns]) for turns in episodes])
     return None if found is None else found.section()
 
 
@@ -157,7 +161,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(known) / len(known) if known else float("nan")
 
 
-def _bits(episodes: Sequence[Sequence[MeasuredTurn]]) -> dict[str, Any]:
+def _bits(episodes: Sequence[Sequence[MeasuredTurn]], draws: Bootstrap) -> dict[str, Any]:
     """What the tokens that follow cost, added up over each episode before dividing."""
     tokens = np.array([sum(len(turn.steps) for turn in turns) for turns in episodes], np.float64)
     known = np.array([all(turn.text_bytes is not None for turn in turns) for turns in episodes], bool)
@@ -165,10 +169,10 @@ def _bits(episodes: Sequence[Sequence[MeasuredTurn]]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for start, name in (("", "bits"), ("reference_", "reference_bits")):
         bits = np.array([_sum(turns, name) for turns in episodes], np.float64)
-        per_token = interval(bits / np.maximum(tokens, 1), tokens)
+        per_token = draws.interval(bits / np.maximum(tokens, 1), tokens)
         shown[f"{start}bits_per_token"] = None if per_token is None else per_token.section()
         if known.any() and name == "bits":
-            per_byte = interval((bits / np.maximum(size, 1))[known], size[known])
+            per_byte = draws.interval((bits / np.maximum(size, 1))[known], size[known])
             shown["bits_per_byte"] = None if per_byte is None else per_byte.section()
     return {"bits_per_byte": None, **shown}
 
@@ -190,17 +194,17 @@ def rows(turns: Sequence[MeasuredTurn], budget: float | None) -> Iterator[dict[s
             "exact": turn.exact,
             "reference_exact": turn.full_exact,
             "f1": turn.f1,
-            "kv_share": turn.kv_share,
+            "kv_share": None if math.isnan(turn.kv_share) else turn.kv_share,
         }
         for number, step in enumerate(turn.steps):
             yield {**about, "step": number, **_row(step)}
 
 
 def _row(step: StepMeasures) -> dict[str, Any]:
-    layers, other = step.attention_error, step.reference_chosen
+    layers = step.attention_error
     return {
         **asdict(step),
-        "top1": None if other is None else float(step.chosen == other),
+        "top1": None if step.agrees is None else float(step.agrees),
         "attention_error": None if layers is None else math.fsum(layers) / len(layers),
         "attention_error_by_layer": layers,
     }

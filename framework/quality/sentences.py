@@ -58,7 +58,7 @@ def sentence_case(
     context = _strewn(rng, draft.needles, tokenizer, room)
     first, *rest = [CaseTurn(_ids(question), _ids(answer), len(answer)) for question, answer in asked]
     if protocol == "aware":
-        whole = CaseTurn(np.concatenate([_ids(context), first.prompt]), first.reply, first.tokens)
+        whole = CaseTurn(np.concatenate([_ids(context), first.prompt]), first.reply, first.tokens, before_cut=1)
         return Case(task, length, number, (whole, *rest))
     alone = CaseTurn(_ids(context[:-1]), _ids(context[-1:]), 1, measured=False)
     return Case(task, length, number, (alone, first, *rest))

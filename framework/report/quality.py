@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..quality.intervals import Interval, differs, interval
+from ..quality.intervals import Bootstrap, Interval
 from .runs import Run, RunError
 
 ROWS = "quality.parquet"
@@ -38,12 +38,14 @@ class QualitySetting:
 @dataclass(frozen=True, slots=True)
 class QualityRow:
     """A policy at one budget. ``budget``: as it was given, None: the policy's own knobs say it; ``units``: the figures
-    of each episode."""
+    of each episode; ``draws``: that all rows of a table share."""
 
     label: str
     oracle: bool
     budget: float | None
     units: ByUnit = field(repr=False)
+    draws: Bootstrap = field(repr=False)
+    _known: dict[tuple[str, str], Interval | None] = field(default_factory=dict, repr=False, compare=False)
 
     def values(self, task: str, measure: str) -> dict[Unit, float]:
         """A figure by episode, of one task or of all that have right answers, where it was measured."""
@@ -52,9 +54,11 @@ class QualityRow:
 
     def interval(self, task: str, measure: str) -> Interval | None:
         """Its mean over episodes and seeds, with a 95 % interval; bits are added up before dividing."""
-        values = self.values(task, measure)
-        weights = [self.units[unit]["steps"] for unit in values] if measure.endswith("bits_per_token") else None
-        return interval(list(values.values()), weights)
+        if (task, measure) not in self._known:
+            values = self.values(task, measure)
+            weights = [self.units[unit]["steps"] for unit in values] if measure == "bits_per_token" else None
+            self._known[task, measure] = self.draws.interval(list(values.values()), weights)
+        return self._known[task, measure]
 
     def against(self, other: QualityRow, task: str, measure: str) -> float | None:
         """The mean difference to ``other`` over the episodes that both have; 0 where it is not significant (95 %,
@@ -62,7 +66,7 @@ class QualityRow:
         own, beside = self.values(task, measure), other.values(task, measure)
         both = sorted(own.keys() & beside.keys())
         one, two = np.array([own[unit] for unit in both]), np.array([beside[unit] for unit in both])
-        found = differs(one, two)
+        found = self.draws.differs(one, two)
         return None if found is None else float((one - two).mean()) if found else 0.0
 
 
@@ -175,9 +179,12 @@ def _table(setting: QualitySetting, runs: Sequence[Run]) -> QualityTable:
             found.setdefault((label, budget), {})[unit] = figures
             full.setdefault(unit, _reference(figures))
     budgets = sorted({budget for _, budget in found if budget is not None})
-    rows = [QualityRow(label, label in oracles, budget, units) for (label, budget), units in found.items()]
+    draws = Bootstrap()
+    rows = [QualityRow(label, label in oracles, budget, units, draws) for (label, budget), units in found.items()]
     rows.sort(key=lambda row: (row.oracle, row.label == RANDOM))
-    whole = [QualityRow(FULL, False, None, full)] if any("bits_per_token" in one for one in full.values()) else []
+    whole = (
+        [QualityRow(FULL, False, None, full, draws)] if any("bits_per_token" in one for one in full.values()) else []
+    )
     return QualityTable(setting, (*whole, *rows), tuple(tasks), tuple(budgets), tuple(runs))
 
 

@@ -16,7 +16,7 @@ from .style import look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS, _PANEL, _LABELS = 2, (3.1, 2.75), 2.1  # panels beside each other, inches of one, inches for names
+_COLUMNS, _PANEL, _LABELS = 2, (3.4, 2.75), 1.45  # panels beside each other, inches of one, inches for names
 _MARGINS = (0.75, 0.62, 0.5, 0.85)  # left, between panels and above each, top, bottom
 
 
@@ -138,6 +138,9 @@ def _curve(axes: Axes, rows: Sequence[QualityRow], panel: _Panel) -> list[tuple[
         axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
     else:
         axes.vlines(x, low, high, color=colour, linewidth=1.0)
+        offset = {"xytext": (4, 3), "textcoords": "offset points"}
+        axes.annotate(label, (x[0], y[0]), color=colour, fontsize=7.5, **offset)
+        return []
     return [(x[-1], y[-1], f"{label} (oracle)" if oracle else label, colour)]
 
 

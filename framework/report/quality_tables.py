@@ -171,7 +171,7 @@ def rich_quality(table: QualityTable, width: int) -> Iterator[RichTable]:
     narrow = width < _WIDE
     found = grids(table)
     for grid in found:
-        tight = narrow or len(grid.headers) > 8
+        tight = narrow or len(grid.headers) > 6
         shown = RichTable(box=SIMPLE_HEAD, padding=0 if tight else (0, 1), collapse_padding=True, show_edge=False)
         shown.title, shown.title_justify = escape(grid.title), "left"
         hidden = " The intervals are in comparison.md." if tight else ""

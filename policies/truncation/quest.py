@@ -19,7 +19,7 @@ class Quest(Selection):
     """Tang et al., "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference", ICML 2024, section 3;
     official code ``evaluation/quest_attention.py``.
 
-    For each page and channel the least and the largest key are known. A page's score, which no true score in it exceeds,
+    For each page and channel the least and the largest key are known. A page's score, at least that of any key in it,
     is the sum over channels of max(q * low, q * high). A decoded token attends, in each layer from ``dense_layers`` on,
     to the k pages with the highest scores, k = min(max(3, budget // page size), pages); prompts attend to everything.
     Nothing leaves the cache, so that it frees no memory. Every query head chooses for itself, those that share keys too

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from kvarena.framework.execution.models import LoadedModel, load_model
 from kvarena.framework.execution.torch_executor import TorchExecutor
+from kvarena.framework.metrics.decisions import DecisionLog
 from kvarena.framework.policy import CacheShape, Tier, TokenTruncation
 from kvarena.policies.scheduling.unified import Unified
 
@@ -49,12 +51,24 @@ def build(name: str, model: LoadedModel) -> TokenTruncation:
     return policy
 
 
-def alone(model: LoadedModel, workload: ToyWorkload, name: str) -> Run:
+class Chosen:
+    """Keeps the logits."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def attended(self, layer: int, segments: Any, query: Tensor, out: Tensor) -> None: ...
+
+    def chose(self, segments: Any, logits: Tensor) -> None:
+        self.logits.append(logits.clone())
+
+
+def alone(model: LoadedModel, workload: ToyWorkload, policy: TokenTruncation, chosen: Chosen | None = None) -> Run:
     """With room for everything on the device."""
     pages = -(-workload.total() // PAGE_SIZE) + len(workload) * 4
-    policy = build(name, model)
     policies: dict[str, Any] = {"eviction": make("eviction", "lru"), "prefetch": make("prefetch", "holes")}
     executor = TorchExecutor(model, pages, PAGE_SIZE, truncation=policy)
+    executor.listener = chosen
     return serve(workload, pages, PAGE_SIZE, **policies, scheduling=Unified(), truncation=policy, executor=executor)
 
 
@@ -62,7 +76,7 @@ def alone(model: LoadedModel, workload: ToyWorkload, name: str) -> Run:
 def test_what_is_kept_survives_the_tiers(model: LoadedModel, tmp_path: Path, name: str, turn: int) -> None:
     rng = random.Random(f"{name} {turn}")
     workload = make_workload(rng)
-    expected = alone(model, workload, name)
+    expected = alone(model, workload, build(name, model))
     assert not expected.engine.narrowed.begun_anew
     pages = make_sizes(rng, workload, PAGE_SIZE)
     disk_pages = pages.get(Tier.DISK)
@@ -86,6 +100,19 @@ def test_what_is_kept_survives_the_tiers(model: LoadedModel, tmp_path: Path, nam
         seen["kept throughout"] += 1
         assert found.outputs == expected.recording.outputs(), (prefetch, writeback, pages)
     seen["begun anew"] += narrowed.begun_anew
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_logged_decisions_give_the_same_logits(model: LoadedModel, tmp_path: Path, name: str) -> None:
+    workload = ToyWorkload([[(list(range(30)), 8), ([5, 6], 4)], [([9] * 17, 6)]], think_s=1.0, gap_s=1.0)
+    log, path = DecisionLog(build(name, model)), tmp_path / "decisions.parquet"
+    first, again, freely = Chosen(), Chosen(), Chosen()
+    alone(model, workload, log, first)
+    log.write(path)
+    alone(model, workload, REGISTRY.build("truncation", "logged", {"path": str(path)}), again)
+    alone(model, workload, REGISTRY.build("truncation", "random", {"budget_ratio": 1.0}), freely)
+    assert [logits.tolist() for logits in first.logits] == [logits.tolist() for logits in again.logits]
+    assert [logits.tolist() for logits in first.logits] != [logits.tolist() for logits in freely.logits]
 
 
 def test_all_of_it_happened() -> None:

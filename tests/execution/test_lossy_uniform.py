@@ -17,6 +17,7 @@ from torch import Tensor  # noqa: E402
 
 from kvarena.framework.execution.attention import CONTEXT  # noqa: E402
 from kvarena.framework.execution.contract import Batch, Narrowing, Segment  # noqa: E402
+from kvarena.framework.execution.lossy import observing  # noqa: E402
 from kvarena.framework.execution.rotary import decouple  # noqa: E402
 from kvarena.framework.execution.torch_executor import TorchExecutor  # noqa: E402
 from kvarena.framework.policy import Needs, TokenTruncation  # noqa: E402
@@ -41,7 +42,7 @@ class Keeping(TokenTruncation):
         return view.positions.float()
 
     def keep(self, view: Any) -> Tensor | None:
-        self.seen.setdefault(view._conversation, []).append(seen := {"positions": view.positions, "stage": view.stage})
+        self.seen.setdefault(view.conversation, []).append(seen := {"positions": view.positions, "stage": view.stage})
         if self.needs.anything:
             seen |= {"column_sums": view.column_sums, "rows": view.rows}
         seen["state"] = dict(view.state)
@@ -330,7 +331,7 @@ def test_ordinary_contexts_in_the_same_batch_are_as_ever(bench: Any) -> None:
         led.after(1, result.slots[1])
         for other in others:
             other.after(length, None)
-        torch.testing.assert_close(arena.logits[1], plain.logits[1], rtol=1e-5, atol=1e-5)
+        assert torch.equal(arena.logits[1], plain.logits[1])
 
 
 def segment_of(segment: Segment, bench: Bench) -> Segment:
@@ -344,7 +345,7 @@ def test_kept_rows_never_change_and_stay_if_they_can(bench: Any) -> None:
     led = Led(arena, 1, 60)
 
     def rows() -> dict[tuple[int, ...], tuple[int, Tensor]]:
-        memory = arena.executor._lossy._narrower._memories[1]
+        memory = arena.executor._lossy.memory(1)
         return {
             (layer, head, position): (slot, arena.pool[led.pages[slot // 4], layer, :, head, slot % 4].clone())
             for layer, planes in enumerate(memory.positions.tolist())
@@ -373,11 +374,12 @@ def test_cache_positions_are_ascending(bench: Any) -> None:
         assert bool((positions.diff(dim=-1) > 0).all())
 
 
-def test_memory_grows_with_what_is_asked_for_only(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvarena.framework.execution.lossy import observing
-
+def test_attention_is_watched_only_where_it_is_asked_for(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observing, "attention_statistics", None)  # would fail if called
     arena = bench(AtRandom())
     led = Led(arena, 1, 40)
     arena.run((led, 20, "prompt"))
     arena.run((led, 1, "decode"))
+    with pytest.raises(TypeError, match="not callable"):
+        other = bench(Heaviest())
+        other.run((Led(other, 1, 40), 20, "prompt"))

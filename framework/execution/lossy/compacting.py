@@ -24,8 +24,7 @@ def compact(rows: PoolRows, table: Tensor, keep: Tensor, kept: int, ascending: b
     planes = keep.flatten(0, 1)
     columns, plane, source, target = (_in_order if ascending else _filled)(planes, kept)
     if plane.numel():
-        moved = rows.of_slots(table, torch.cat((source, target))) + rows.planes[plane].repeat(2)
-        rows.move(*moved.chunk(2))
+        rows.move(*(rows.of_slots(table, torch.stack((source, target))) + rows.planes[plane]))
     return columns.unflatten(0, keep.shape[:2])
 
 
@@ -39,7 +38,7 @@ def _in_order(planes: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor
 
 def _filled(planes: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As :func:`_in_order`, but who can stays where it is, and the others fill the holes."""
-    columns = torch.arange(kept, device=planes.device).repeat(len(planes), 1)
+    columns = torch.arange(kept, device=planes.device).expand(len(planes), kept).contiguous()
     # A plane has as many holes before its new end as survivors behind it, and both come out plane by plane.
     plane, target = (~planes[:, :kept]).nonzero(as_tuple=True)
     source = planes[:, kept:].nonzero(as_tuple=True)[1] + kept

@@ -68,7 +68,8 @@ def write_slots(rows: PoolRows, table: Tensor, first: int, keys: Tensor | None, 
     """Write K, V or both, [L, G, n, head_dim], into the slots from ``first`` on."""
     for numbers, beside in ((keys, 0), (values, rows.values)):
         if numbers is not None and numbers.shape[2]:
-            target = rows.planes[:, None] + rows.slots(table, first, first + numbers.shape[2]) + beside
+            slots = torch.arange(first, first + numbers.shape[2], device=table.device)
+            target = rows.planes[:, None] + rows.of_slots(table, slots) + beside
             flat = rows.pool.view(-1, numbers.shape[-1])
             flat.index_copy_(0, target.flatten(), numbers.to(flat.dtype).flatten(0, 2))
 

@@ -116,7 +116,8 @@ class Narrower:
     def _narrow(self, step: _Step, seen: Seen | None, futures: Futures | None) -> None:
         kept = None if self._truncation is None else self._kept(step, seen, futures, self._truncation)
         if kept is not None and kept.uniform and step.memory.front is None:
-            ascending = self._truncation is not None and self._truncation.positions == "cache"
+            by_place = self._truncation is not None and self._truncation.positions == "cache"
+            ascending = by_place or self._compression is not None  # the oldest are packed
             step.memory.take(compact(self._rows, step.segment.table, kept.mask, kept.least, ascending))
             kept = None
         if kept is not None or self._compression is not None:

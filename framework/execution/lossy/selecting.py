@@ -182,7 +182,8 @@ class Chosen:
         """
         if pages.dtype != torch.int64 or pages.dim() != 2 or pages.shape[0] != num_heads:
             raise ValueError(
-                f"truncation {name!r} selects {pages.dtype} {list(pages.shape)}, expected torch.int64 [{num_heads}, any]"
+                f"truncation {name!r} selects {pages.dtype} {list(pages.shape)}, expected torch.int64 "
+                f"[{num_heads}, any]"
             )
         edges = torch.nn.functional.pad(pages, (1, 0), value=-1)
         last = torch.nn.functional.pad(pages, (0, 1), value=count)

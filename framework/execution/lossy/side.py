@@ -29,7 +29,8 @@ class LossySide:
         compression: Compression | None,
     ) -> None:
         self._pool = pool
-        packing = packing_form(compression, pool.shape[-1]) if truncation is not None or compression is not None else None
+        narrows = truncation is not None or compression is not None
+        packing = packing_form(compression, pool.shape[-1]) if narrows else None
         self._forms: list[Form] = [] if packing is None else [packing]
         if selection is not None:
             self._forms.append(selecting_form(selection))

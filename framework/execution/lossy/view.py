@@ -21,6 +21,7 @@ Futures = Callable[[int], Tensor | None]
 class ContextView:
     """Implements ``policy.CacheView``. Keys, values and the future are read when asked for."""
 
+    conversation: int
     stage: Stage
     tokens: int
     queries: int
@@ -31,7 +32,6 @@ class ContextView:
     _rows: PoolRows
     _table: Tensor
     _num_heads: int
-    _conversation: int
     _futures: Futures | None
 
     @property
@@ -70,9 +70,9 @@ class ContextView:
 
     def future(self) -> Tensor:
         """Float32 [L, H, n]."""
-        full = None if self._futures is None else self._futures(self._conversation)
+        full = None if self._futures is None else self._futures(self.conversation)
         if full is None:
-            raise ValueError(f"nobody knows the future of conversation {self._conversation}: only a quality run does")
+            raise ValueError(f"nobody knows the future of conversation {self.conversation}: only a quality run does")
         later = full[:, :, self.tokens :].sum(dim=2)  # [L, H, T]
         at = self.positions.repeat_interleave(self._num_heads // self.positions.shape[1], dim=1)
         return later.gather(-1, at.clamp(min=0)).masked_fill(at < 0, 0.0)
@@ -99,6 +99,7 @@ def view_of(
 ) -> ContextView:
     """The view of ``memory``, which has this step's columns already."""
     return ContextView(
+        conversation=narrowing.conversation,
         stage=narrowing.stage,
         tokens=narrowing.tokens,
         queries=queries,
@@ -109,7 +110,6 @@ def view_of(
         _rows=rows,
         _table=table,
         _num_heads=num_heads,
-        _conversation=narrowing.conversation,
         _futures=futures,
     )
 
