@@ -156,6 +156,7 @@ class Server:
         return RunTotals(
             evicted_pages={tier.name.lower(): pool.evicted_pages for tier, pool in self.store.pools.items()},
             peak_pages=self.store.device.peak_pages,
+            page_bytes=backend.page_bytes,
             host_bytes=backend.tier_bytes(Tier.HOST),
             disk_bytes=backend.tier_bytes(Tier.DISK),
             adopted_pages=self.adopted,

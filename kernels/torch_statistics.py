@@ -45,7 +45,8 @@ def dense_probabilities(
     *_, num_heads, length, head_dim = query.shape
     num_kv_heads = keys.shape[-3]
     packed = query.float().reshape(*query.shape[:-3], num_kv_heads, -1, head_dim)  # group x length
-    scores = ((packed * scale) @ keys.float().transpose(-1, -2)).unflatten(-2, (num_heads // num_kv_heads, length))
+    scores = (packed * scale) @ keys.float().transpose(-1, -2)
+    scores = scores.view(*scores.shape[:-2], num_heads // num_kv_heads, length, -1)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
     if seen is not None:

@@ -23,6 +23,7 @@ from .listening import Listener
 from .lossy.arranging import Arrangement, plain
 from .lossy.contexts import ContextMemory
 from .lossy.forms import LayerCall
+from .lossy.narrowing import Pass
 from .lossy.side import LossySide, check_positions, check_windows
 from .lossy.view import Futures
 from .measured_costs import MeasuredCosts
@@ -146,13 +147,18 @@ class TorchExecutor:
     def _step(self, segments: list[Segment], packed: PackedBatch, gate: LayerGate) -> tuple[list[int], dict[int, int]]:
         """Tokens, and the slots that narrowed contexts take now, where fewer."""
         start_s = perf_counter()
-        narrowed, arrangement = (None, plain(packed)) if self._lossy is None else self._lossy.begin(segments, packed)
+        narrowed, arrangement = self._arranged(segments, packed)
         logits = self._forward(segments, packed, arrangement, gate)
         tokens = self._tokens(logits)
         self.forward_s = perf_counter() - start_s
         if self.listener is not None:
             self.listener.chose(segments, logits)
-        return tokens, {} if self._lossy is None else self._lossy.settle(narrowed, self.futures)
+        if self._lossy is None or narrowed is None:
+            return tokens, {}
+        slots = self._lossy.settle(narrowed, self.futures)
+        if self._device.type == "cuda":  # copies to the host take what an iteration wrote to be complete
+            torch.cuda.synchronize(self._device)
+        return tokens, slots
 
     def warm_up(self, num_tokens: int = 512) -> None:
         """Compile and load what the first batches would wait for. Writes no K/V."""
@@ -175,8 +181,7 @@ class TorchExecutor:
         if any(segment.narrowing is not None for segment in segments):
             raise ValueError("logits() takes no segments of narrowed contexts; expected run() with a listener")
         packed = self._packer.pack(segments)
-        arrangement = plain(packed) if self._lossy is None else self._lossy.begin(segments, packed)[1]
-        return self._forward(segments, packed, arrangement, gate or LayerGate())
+        return self._forward(segments, packed, self._arranged(segments, packed)[1], gate or LayerGate())
 
     def memory(self, context: int) -> ContextMemory | None:
         """What is remembered of the narrowed context of that number, for those who measure; None if nothing is."""
@@ -186,6 +191,9 @@ class TorchExecutor:
         """Drop what is remembered of the narrowed context of that number, if anything is."""
         if self._lossy is not None:
             self._lossy.forget(context)
+
+    def _arranged(self, segments: list[Segment], packed: PackedBatch) -> tuple[Pass | None, Arrangement]:
+        return (None, plain(packed)) if self._lossy is None else self._lossy.begin(segments, packed)
 
     def _forward(
         self, segments: list[Segment], packed: PackedBatch, arrangement: Arrangement, gate: LayerGate

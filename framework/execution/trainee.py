@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from .lookup_start import start_lookup
 from .model_knobs import RandomModel
 from .models import architecture_config, quiet
 
@@ -74,14 +75,17 @@ class Trainee(PlainModel):
     ----------
     knobs: the architecture; ``dtype`` is that of the saved weights, training is in float32.
     seed: of the first weights.
+    lookup: start with :func:`start_lookup`.
     """
 
-    def __init__(self, knobs: RandomModel, seed: int) -> None:
+    def __init__(self, knobs: RandomModel, seed: int, *, lookup: bool = False) -> None:
         self.dtype = getattr(torch, knobs.dtype)
         config = architecture_config(replace(knobs, dtype="float32"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            if lookup:
+                start_lookup(module)
         super().__init__(module.train())
         self._optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
 

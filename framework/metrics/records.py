@@ -100,6 +100,7 @@ class RunTotals:
     ``host_bytes``, ``disk_bytes``: capacity of these tiers, for the cost. ``adopted_pages``: pages that an earlier run
     left on disk and this one found. ``faults``: how often what went wrong with a
     tier, by kind; none of them changed an answer. ``narrowed``: what token-level policies did, None without any.
+    ``page_bytes``: of a device page, all layers together; 0 if nobody says.
     """
 
     evicted_pages: dict[str, int] = field(default_factory=dict)
@@ -109,6 +110,7 @@ class RunTotals:
     faults: dict[str, int] = field(default_factory=dict)
     adopted_pages: int = 0
     narrowed: Narrowed | None = None
+    page_bytes: int = 0
 
 
 class Recorder(Protocol):

@@ -246,10 +246,12 @@ def _device(steps: Rows, totals: RunTotals, window: _Window) -> Section:
     stop_s = np.minimum(steps["start_s"] + steps["duration_s"], window.stop_s)
     busy_s = float(np.maximum(stop_s - start_s, 0.0).sum())
     largest = int(steps["device_pages"].max()) if len(steps) else None
+    peak = largest if totals.peak_pages is None else totals.peak_pages
     return {
         "busy_s": busy_s,
         "busy_fraction": window.rate(busy_s),
-        "peak_pages": largest if totals.peak_pages is None else totals.peak_pages,
+        "peak_pages": peak,
+        "peak_kv_bytes": peak * totals.page_bytes if peak is not None and totals.page_bytes else None,
     }
 
 

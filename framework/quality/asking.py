@@ -16,6 +16,7 @@ from .cases import Case, Ids, from_episode, from_text
 from .episodes import TASKS, Protocol, episode
 from .files import TextTokenizer, file_cases, read_questions
 from .sentences import sentence_case
+from .text import EXCERPT
 from .vocabulary import VOCAB_SIZE
 
 _OF_A_SEED = 10**6  # episodes
@@ -106,11 +107,7 @@ def _texts(task: QualityTask, length: int, seed: int, asked: Asked) -> Iterator[
 
 
 def _text(task: QualityTask) -> str:
-    if task.text is None:
-        from .text import held_out_text
-
-        return held_out_text()
-    path = Path(task.text).expanduser()
+    path = EXCERPT if task.text is None else Path(task.text).expanduser()
     if not path.is_file():
         raise ConfigError(f"task.text: {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     return path.read_text(encoding="utf-8", errors="replace")

@@ -23,7 +23,7 @@ class Speed:
     output_tokens_per_s: float | None
     ttft_mean_s: float | None
     tpot_mean_s: float | None
-    peak_pages: int
+    peak_kv_bytes: int | None
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ def run_pass(
         throughput["output_tokens_per_s"],
         latency["ttft_s"]["mean"],
         latency["tpot_s"]["mean"],
-        int(totals.peak_pages or 0),
+        told["device"]["peak_kv_bytes"],
     )
     return _by_turn(records.requests, recording, speed)
 

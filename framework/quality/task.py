@@ -208,21 +208,17 @@ def _summary(run_info: Mapping[str, Any], task: QualityTask, plan: _Plan, found:
             "top_keys": task.top_keys,
             "kv_bytes_per_token": plan.shape.kv_bytes_per_token,
             "reference": reference_section(found.reference) if found.reference else None,
-            "points": [_point(point, plan.shape.kv_bytes_per_token) for point in found.points],
+            "points": [_point(point) for point in found.points],
         },
     }
 
 
-def _point(point: _Point, kv_bytes: int) -> dict[str, Any]:
+def _point(point: _Point) -> dict[str, Any]:
     config = point.one.config
-    speed = asdict(point.speeds[0]) if len(point.speeds) == 1 else None
-    if speed is not None:
-        page = int(config["memory"]["page_size"])
-        speed["peak_kv_bytes"] = speed["peak_pages"] * page * kv_bytes
     return {
         "truncation": dict(config["truncation"])["name"],
         "compression": dict(config["compression"])["name"],
         "budget": point.one.budget,
-        "speed": speed,
+        "speed": asdict(point.speeds[0]) if len(point.speeds) == 1 else None,
         **section(point.turns),
     }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import time
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from ..execution.model_knobs import RandomModel
     from ..execution.trainee import Trainee
 
-CARD = "card.json"
-PAUSE_EVERY_S = 30.0
+CARD, PAUSED = "card.json", "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,24 @@ class Outcome:
     loss: float
 
 
-def train(trainee: Trainee, draw: Callable[[int], Batch], schedule: Schedule, folder: Path, label: str) -> Outcome:
-    """Train ``trainee`` on ``draw(step)`` of every step. An interrupted training goes on from ``folder``.
+def train(
+    trainee: Trainee,
+    draw: Callable[[int], Batch],
+    schedule: Schedule,
+    folder: Path,
+    label: str,
+    *,
+    pause_every_s: float = 30.0,
+) -> Outcome:
+    """Train ``trainee`` on ``draw(step)`` of every step. An interrupted training goes on from what ``folder`` holds.
 
     Parameters
     ----------
     draw: depends on nothing but the step, so that a training that was interrupted ends with the same weights.
+    folder: of the checkpoint; its subfolder ``paused`` goes when the card is written.
+    pause_every_s: how often the state is written there.
     """
+    folder = folder / PAUSED
     done = trainee.resume(folder) or {"step": 0, "seconds": 0.0, "loss": None}
     began, saved = time.perf_counter() - done["seconds"], time.perf_counter()
     with WorkProgress(label, schedule.steps) as progress:
@@ -76,7 +87,7 @@ def train(trainee: Trainee, draw: Callable[[int], Batch], schedule: Schedule, fo
             done = {"step": step + 1, "seconds": time.perf_counter() - began, "loss": smooth}
             progress.note(f"step {step + 1} of {schedule.steps}, loss {smooth:.3f}")
             progress.advance()
-            if time.perf_counter() - saved > PAUSE_EVERY_S or step + 1 == schedule.steps:
+            if time.perf_counter() - saved > pause_every_s or step + 1 == schedule.steps:
                 trainee.pause(folder, done)
                 saved = time.perf_counter()
     return Outcome(schedule.steps, float(done["seconds"]), float(done["loss"] or 0.0))
@@ -100,18 +111,19 @@ def set_threads(threads: int) -> None:
 
 
 def write_card(
-    folder: Path, script: str, seed: int, threads: int, model: RandomModel, outcome: Outcome, about: Mapping[str, Any]
+    folder: Path, script: str, given: Namespace, model: RandomModel, outcome: Outcome, about: Mapping[str, Any]
 ) -> None:
-    """Say in ``folder`` what the checkpoint is, how it was made and what it scores."""
+    """Say in ``folder`` what the checkpoint is, how it was made (``given``: :func:`arguments`) and what it scores; the
+    training is then over."""
     import torch
 
     card = {
         "script": script,
-        "seed": seed,
+        "seed": given.seed,
         "steps": outcome.steps,
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": round(outcome.seconds, 1),
-        "threads": threads,
+        "threads": given.threads,
         "machine": platform.machine(),
         "torch": torch.__version__,
         "loss": round(outcome.loss, 4),
@@ -119,13 +131,9 @@ def write_card(
         **about,
     }
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    shutil.rmtree(folder / PAUSED, ignore_errors=True)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """The card of a checkpoint folder."""
     return dict(json.loads((folder / CARD).read_text()))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Their mean; nan for none."""
-    return float(np.mean(values)) if len(values) else float("nan")

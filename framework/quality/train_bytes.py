@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..execution.trainee import PlainModel
 
 CONTEXT = 512
+EXCERPT_SOURCE = (
+    "held_out.txt: the beginning of the held-out part of the text named here, which is in the public domain"
+)
 ROWS = 8  # windows in a batch
 STEPS = 650
 MODEL = RandomModel(
@@ -32,7 +35,7 @@ MODEL = RandomModel(
     num_heads=4,
     num_kv_heads=2,
     head_dim=32,
-    max_positions=1024,
+    max_positions=CONTEXT,
     tied_embeddings=True,
     dtype="float16",
 )
@@ -99,13 +102,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_threads(given.threads)
     trainee = Trainee(MODEL, given.seed)
     schedule = Schedule(STEPS if given.steps is None else given.steps, rate=3e-3)
-    outcome = train(trainee, lambda step: draw(book, given.seed, step), schedule, given.out / "paused", "bytes")
+    outcome = train(trainee, lambda step: draw(book, given.seed, step), schedule, given.out, "bytes")
     trainee.save(given.out)
     write_tokenizer(given.out)
     (given.out / "held_out.txt").write_bytes(book.excerpt)
     with trainee.judged() as model:
-        about = {"text": given.text.name, "context": CONTEXT, "scores": scores(model, book)}
-    write_card(given.out, "kvarena.framework.quality.train_bytes", given.seed, given.threads, MODEL, outcome, about)
+        about = {"text": given.text.name, "context": CONTEXT, "scores": scores(model, book), "excerpt": EXCERPT_SOURCE}
+    write_card(given.out, "kvarena.framework.quality.train_bytes", given, MODEL, outcome, about)
     return 0
 
 

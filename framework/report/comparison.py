@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..metrics.files import replace_text
+from .batches import BatchTable, batch_tables, draw_batches, rich_batches
+from .batches import markdown as batch_markdown
 from .curves import draw_miss_ratios
 from .figures import draw_figures, draw_size_figures
 from .quality import QualityTable, quality_tables
@@ -41,7 +43,8 @@ class Comparison:
 
     ``tables``: one per setting (measured and simulated never share one); ``problems``: lines about runs that are
     missing or not comparable; ``files``: what was written; ``replays``: one per workload that was replayed;
-    ``quality``: one per model and kind of episodes.
+    ``quality``: one per model and kind of episodes; ``batches``: one per setting in which the number of conversations
+    at once varies.
     """
 
     tables: tuple[Table, ...]
@@ -49,6 +52,7 @@ class Comparison:
     files: tuple[Path, ...] = field(default=())
     replays: tuple[ReplayTable, ...] = field(default=())
     quality: tuple[QualityTable, ...] = field(default=())
+    batches: tuple[BatchTable, ...] = field(default=())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
@@ -61,6 +65,7 @@ class Comparison:
             yield rich_replay(replay, options.max_width)
         for judged in self.quality:
             yield from rich_quality(judged, options.max_width)
+        yield from map(rich_batches, self.batches)
         for problem in self.problems:
             yield Text(problem, style="red")
 
@@ -69,6 +74,7 @@ class Comparison:
         parts = ["# Comparison", *(_markdown_table(table) for table in self.tables)]
         parts += [replay_markdown(replay) for replay in self.replays]
         parts += [quality_markdown(table) for table in self.quality]
+        parts += [batch_markdown(table) for table in self.batches]
         if self.problems:
             parts.append("## Problems\n\n" + "\n".join(f"- {problem}" for problem in self.problems))
         figures = [path for path in self.files if path.suffix == ".png"]
@@ -104,6 +110,7 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
     runs, problems = _load(folders)
     groups = group_rows([run for run in runs if is_served(run)])
     replays = tuple(replay_tables(runs))
+    batches = tuple(batch_tables(runs))
     judged, unreadable = quality_tables(runs)
     problems += unreadable
     problems += [problem for rows in groups.values() for problem in _unequal_workloads(rows)]
@@ -120,7 +127,8 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
         drawn += draw_size_figures(runs, out / "figures")
         drawn += draw_miss_ratios(replays, out / "figures")
         drawn += draw_quality(judged, out / "figures")
-    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays, tuple(judged))
+        drawn += draw_batches(batches, out / "figures")
+    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays, tuple(judged), batches)
     if not (tables or replays or judged or problems):  # a task with a report of its own
         return comparison
     texts = {out / "comparison.md": comparison.markdown(), out / "comparison.csv": comparison.csv()}

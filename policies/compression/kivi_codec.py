@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # Parts, of p tokens: words hold 32 / bits codes, low bits first; groups of keys are padded to whole words.
 KEY_CODES = "key_codes"  # int32 [..., words of p, head_dim]
 KEY_SCALES, KEY_MINIMA = "key_scales", "key_minima"  # [..., groups, head_dim]
-KEY_GROUPS = "key_groups"  # int16 [..., p], the group of each token; only after some have left
+KEY_GROUPS = "key_groups"  # uint8 or int16 [..., p], the group of each token; only after some have left
 VALUE_CODES = "value_codes"  # int32 [..., p, words of head_dim]
 VALUE_SCALES, VALUE_MINIMA = "value_scales", "value_minima"  # [..., p, head_dim / group]
 
@@ -129,7 +129,9 @@ class KiviCodec(Codec):
 
         from ...kernels.kivi import pack_codes
 
-        return {KEY_CODES: pack_codes(self._whole(codes), self.bits, -2), KEY_GROUPS: groups.to(torch.int16)}
+        few = not groups.numel() or int(groups.max()) < 256
+        groups = groups.to(torch.uint8 if few else torch.int16)
+        return {KEY_CODES: pack_codes(self._whole(codes), self.bits, -2), KEY_GROUPS: groups}
 
 
 def _tokens(parts: dict[str, Tensor]) -> int:

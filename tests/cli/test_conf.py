@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from kvarena.framework.cli import sweep_jobs
 from kvarena.framework.composition import BACKENDS, Memory, prepare
 from kvarena.framework.execution.hardware import Hardware
-from kvarena.framework.execution.model_knobs import HfModel, RandomModel
+from kvarena.framework.execution.model_knobs import HfModel, RandomModel, ShippedModel
 from kvarena.framework.execution.shapes import ShapePreset
 from kvarena.framework.metrics.tracking import NoneKnobs, WandbKnobs
 from kvarena.framework.policy import FAMILIES
@@ -59,7 +59,7 @@ def schema(group: str, config: DictConfig) -> type:
     if group in FAMILIES:
         return Registry.discover().find(group, config["name"]).policy
     if group == "model":
-        return {"random": RandomModel, "hf": HfModel}.get(config.get("kind"), ShapePreset)
+        return {"random": RandomModel, "hf": HfModel, "shipped": ShippedModel}.get(config.get("kind"), ShapePreset)
     if group == "tracking":
         return {"none": NoneKnobs, "wandb": WandbKnobs}[config["name"]]
     if group in ("backend", "workload", "task"):
@@ -110,7 +110,7 @@ def test_every_hardware_builds(option: str) -> None:
 @pytest.mark.parametrize("option", options("model"))
 def test_every_model_builds_on_its_backend(option: str, tmp_path: Path) -> None:
     config = OmegaConf.load(CONF / "model" / f"{option}.yaml")
-    if config.get("kind") in ("random", "hf"):
+    if config.get("kind") in ("random", "hf", "shipped"):
         path = [f"model.path={tmp_path}"] if config["kind"] == "hf" else []
         assert prepare(*composed(f"model={option}", *path)).model is not None
     else:

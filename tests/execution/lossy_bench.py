@@ -22,12 +22,13 @@ PAGE_SIZE, NUM_PAGES = 4, 96
 
 
 class Sizes(TokenTruncation):
-    """Keeps as many tokens of each plane as ``sizes(view)`` says ([L, G], None: all), at random but for the newest."""
+    """Keeps as many tokens of each plane as ``sizes(view)`` says ([L, G], None: all), at random but for the newest
+    ``protected``."""
 
     name = "sizes"
 
-    def __init__(self, sizes: Callable[[Any], Tensor | None], watch: bool = True) -> None:
-        self._sizes, self._watch = sizes, watch
+    def __init__(self, sizes: Callable[[Any], Tensor | None], watch: bool = True, protected: int = 1) -> None:
+        self._sizes, self._watch, self._protected = sizes, watch, protected
         self.seen: dict[int, dict[str, Any]] = {}
 
     @property
@@ -47,7 +48,7 @@ class Sizes(TokenTruncation):
         keep = None
         if sizes is not None:
             score = torch.rand(view.positions.shape, generator=torch.Generator().manual_seed(view.tokens))
-            score[view.positions >= view.tokens - 1] = 2.0
+            score[view.positions >= view.tokens - self._protected] = 2.0
             score[view.positions < 0] = -1.0
             rank = score.argsort(dim=-1, descending=True).argsort(dim=-1)
             keep = (rank < sizes[..., None]) & (view.positions >= 0)

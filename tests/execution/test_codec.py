@@ -103,8 +103,8 @@ def test_a_residual_that_is_never_reached_changes_no_bit(make: Any, total: int) 
         found = arena.run((led, length, stage))
         segment = whole.segment(length, stage)
         segment.narrowing = None
-        whole.after(length, None)
         plain.executor.run(Batch([segment]))
+        whole.after(length, None)
         assert torch.equal(found, plain.logits)
     assert led.slots == total
 
@@ -195,25 +195,27 @@ def test_survivors_of_a_prompt_are_packed_as_if_they_were_the_context(make: Any)
         adopt(led)
 
 
-def test_tokens_leave_the_packed_part_while_decoding(make: Any) -> None:
-    kivi, policy = Kivi(2, 16, 16), Sizes(equal(60, "prompt", "decode"))
+@pytest.mark.parametrize("protected", [1, 40])
+def test_tokens_leave_the_packed_part_while_decoding(make: Any, protected: int) -> None:
+    kivi, policy = Kivi(2, 16, 16), Sizes(equal(80, "prompt", "decode"), protected=protected)
     arena = make(kivi, truncation=policy)
     led = Led(arena, 1, 160)
-    arena.check((led, 90, "prompt"))
+    arena.check((led, 110, "prompt"))
     adopt(led)
-    for _ in range(30):
-        before = [held.clone() for held in led.dense.read]
+    kept: list[int] = []
+    for _ in range(40):
+        before = led.dense.read[0].clone()
         arena.check((led, 1, "decode"))
         adopt(led)
-        assert led.dense.alive.sum(-1).eq(60).all()
-        assert led.slots < 60
-        for which in (0, 1):  # a native tail of at least 16 tokens, but for holes that packed ones have filled
-            new = led.dense.alive[:, :, led.tokens - 5 :]
-            exact = (led.dense.read[which] == led.dense.raw[which]).all(-1)[:, :, led.tokens - 5 :]
-            assert (exact | ~new).all() or which == 0
-        # packed tokens keep their codes: what was rounded once says the same unless its place was given up
-        same = (led.dense.read[0][:, :, :60] - before[0][:, :, :60]).abs().amax(-1) < 1e-5
-        assert same[led.dense.alive[:, :, :60]].float().mean() > 0.9
+        kept.append(int(led.dense.alive[0, 0].sum()))
+        assert led.dense.alive.sum(-1).eq(kept[-1]).all()
+        assert led.slots < 80
+        assert off(led, 1)[:, :, -10:].max() < 1e-4  # the newest values are as the model made them
+        if protected == 40:  # only packed tokens leave: the others of their groups keep their codes and scales
+            old = led.dense.alive[:, :, : led.tokens - 40]
+            moved = (led.dense.read[0][:, :, :-1] - before)[:, :, : led.tokens - 40].abs().amax(-1)
+            assert moved[old].max() < 1e-5
+    print(kept)
 
 
 def test_planes_of_different_length_are_packed_too(make: Any) -> None:
@@ -225,12 +227,12 @@ def test_planes_of_different_length_are_packed_too(make: Any) -> None:
     led = Led(arena, 1, 160)
     arena.check((led, 80, "prompt"))
     adopt(led)
-    assert led.dense.alive.sum(-1).tolist() == sizes(policy).tolist() if hasattr(policy, "stage") else True
     assert led.dense.alive.sum(-1).tolist() == [[50, 30], [44, 61], [30, 39]]
     for _ in range(36):  # whole blocks are packed behind fronts of different length
         arena.check((led, 1, "decode"))
         adopt(led)
-    assert led.memory.front.counts.tolist() == [[52, 32], [46, 63], [32, 41]]
+    counts = torch.tensor([[50, 30], [44, 61], [30, 39]]) - 30 + kivi.packed_tokens(30 + 36)
+    assert torch.equal(led.memory.front.counts, counts)
     arena.check((led, 10, "prompt"))
     adopt(led)
     arena.check((led, 1, "decode"))

@@ -196,3 +196,14 @@ def test_no_queries(problems: Any, segments: Any) -> None:
 def test_refused(problems: Any, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         statistics(problems.make_call(((3, 9), (1, 2))), **changes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("features", FEATURES, ids=str)
+@pytest.mark.parametrize("segments", [None, DECODES], ids=["mixed", "decodes"])
+def test_on_a_gpu(problems: Any, segments: Any, features: dict[str, Any]) -> None:
+    here, there = (problems.make_call(segments or problems.MIXED, device=d, **features) for d in ("cpu", "cuda"))
+    expected, found = statistics(here), statistics(there)
+    torch.testing.assert_close(found.column_sums.cpu(), expected.column_sums, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.rows.cpu(), expected.rows, rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ def compact(rows: PoolRows, table: Tensor, keep: Tensor, kept: int, ascending: b
     columns, plane, source, target = (_in_order if ascending else _filled)(planes, kept)
     if plane.numel():
         rows.move(*(rows.of_slots(table, torch.stack((source, target))) + rows.planes[plane]))
-    return columns.unflatten(0, keep.shape[:2])
+    return columns.view(*keep.shape[:2], kept)
 
 
 def _in_order(planes: Tensor, kept: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

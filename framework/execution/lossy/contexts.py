@@ -22,9 +22,14 @@ class Front(Protocol):
     columns: the most of them, ``counts.max()`` (a number, so that nobody waits for a device).
     """
 
-    pages: int
-    counts: Tensor
-    columns: int
+    @property
+    def pages(self) -> int: ...
+
+    @property
+    def counts(self) -> Tensor: ...
+
+    @property
+    def columns(self) -> int: ...
 
     def keys(self, pool: Tensor, table: Tensor, layer: int | None = None) -> Tensor:
         """Float32 [L, G, columns, head_dim], or [G, columns, head_dim] of one ``layer``, as cached (unpacked, not

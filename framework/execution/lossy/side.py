@@ -47,9 +47,9 @@ class LossySide:
         narrowed = self._narrower.begin(segments, packed.page_table)
         return narrowed, arrange(self._pool, self._pool.shape[4], self._forms, segments, packed, narrowed)
 
-    def settle(self, narrowed: Pass | None, futures: Futures | None) -> dict[int, int]:
+    def settle(self, narrowed: Pass, futures: Futures | None) -> dict[int, int]:
         """After it: what stays. The slots of each context that takes fewer now."""
-        return {} if narrowed is None else self._narrower.settle(narrowed, futures)
+        return self._narrower.settle(narrowed, futures)
 
     def memory(self, context: int) -> ContextMemory | None:
         """What is remembered of a narrowed context, not to be changed; None if nothing is."""

@@ -65,7 +65,7 @@ class ContextView:
         num_kv_heads = self.positions.shape[1]
         if per_head.shape[1] == num_kv_heads:
             return per_head
-        groups = per_head.unflatten(1, (num_kv_heads, -1))
+        groups = per_head.reshape(len(per_head), num_kv_heads, -1, *per_head.shape[2:])
         return groups.amax(dim=2) if how == "max" else groups.mean(dim=2) if how == "mean" else groups.sum(dim=2)
 
     def future(self) -> Tensor:
