@@ -9,6 +9,7 @@ Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event)
 """
 
 from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
+from .chains import Chains
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
 from .plans import complete, leading, nearest
@@ -30,6 +31,7 @@ __all__ = [
     "FAMILIES",
     "NEVER",
     "Action",
+    "Chains",
     "Compression",
     "Costs",
     "DecodingView",

@@ -7,6 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .chains import Chains, chains_of
+
 NEVER = 1 << 50  # a page that nobody asks for again
 
 
@@ -55,6 +57,12 @@ class PageTrace:
         again = np.flatnonzero(later != NEVER)
         found[later[again]] = again
         return found.tolist()
+
+    @cached_property
+    def chains(self) -> Chains:
+        """Its pages in groups that always come together: of contexts only, as in replays of prefixes."""
+        columns = (self.bounds, self.limits, self.tails)
+        return chains_of(np.array(self.pages, np.int64), self.distinct, *(np.array(c, np.int64) for c in columns))
 
 
 @dataclass(frozen=True, slots=True)
