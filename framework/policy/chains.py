@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +73,7 @@ def _heads(pages: Numbers, distinct: int, bounds: Numbers, limits: Numbers) -> t
     parent = np.full(distinct, -1)
     parent[pages] = before
     if (parent[pages] != before).any():
-        raise ValueError("a page is asked for in two contexts: its key does not tell what comes before it")
+        raise ValueError("a page is asked for in two contexts; in a replay of prefixes its key must tell all that comes before it")
     cut = np.bincount(parent[parent >= 0], minlength=distinct) > 1  # it forks
     cut[pages[bounds[1:][lengths > 0] - 1]] = True
     limited = (limits > 0) & (limits < lengths)

@@ -48,3 +48,21 @@ def context_traces(draw: st.DrawFn) -> PageTrace:
     rows = draw(st.lists(_REQUEST, min_size=1, max_size=25))
     contexts = [[conversation, *path] for conversation, path, _, _ in rows]
     return of_contexts(contexts, [row[2] for row in rows], [row[3] for row in rows], [row[0] for row in rows])
+
+
+_STRETCHES = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 5)), max_size=4)
+_LONG = st.tuples(st.integers(0, 2), _STRETCHES, st.integers(0, 12), st.integers(0, 1), st.sampled_from((0, 0, 1, 4)))
+
+
+@st.composite
+def long_traces(draw: st.DrawFn) -> PageTrace:
+    """As :func:`context_traces`, but many pages follow each other without a fork; at most 12, and perhaps a partial one.
+
+    A request may also begin like the one before it and be cut off anywhere.
+    """
+    contexts: list[list[int]] = [[]]
+    rows = draw(st.lists(_LONG, min_size=1, max_size=40))
+    for conversation, stretches, kept, _, _ in rows:
+        path = [symbol for symbol, times in stretches for _ in range(times)]
+        contexts.append([*(contexts[-1][:kept] or [conversation]), *path][:12])
+    return of_contexts(contexts[1:], [row[3] for row in rows], [row[4] for row in rows], [row[0] for row in rows])
