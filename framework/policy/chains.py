@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ def chains_of(pages: Numbers, distinct: int, bounds: Numbers, limits: Numbers, t
     above, deep = np.full(len(sizes), -1), np.zeros(len(sizes), np.int64)
     above[row], deep[row] = np.where(depths > 0, np.append(-1, row[:-1]), -1), depths
     flat, bounded = row.tolist(), ends.tolist()
-    rows = [flat[first:stop] for first, stop in zip(bounded, bounded[1:], strict=False)]
+    rows = [flat[first:stop] for first, stop in pairwise(bounded)]
     return Chains(sizes.tolist(), above.tolist(), deep.tolist(), rows, (lengths + tails).tolist(), usable.tolist())
 
 
@@ -73,7 +74,7 @@ def _heads(pages: Numbers, distinct: int, bounds: Numbers, limits: Numbers) -> t
     parent = np.full(distinct, -1)
     parent[pages] = before
     if (parent[pages] != before).any():
-        raise ValueError("a page is asked for in two contexts; in a replay of prefixes its key must tell all that comes before it")
+        raise ValueError("a page is asked for in two contexts: its key must tell all that comes before it")
     cut = np.bincount(parent[parent >= 0], minlength=distinct) > 1  # it forks
     cut[pages[bounds[1:][lengths > 0] - 1]] = True
     limited = (limits > 0) & (limits < lengths)

@@ -61,7 +61,7 @@ def test_the_fast_form_decides_as_the_hooks_do(name: str, trace: PageTrace, capa
 
 @pytest.mark.parametrize(("name", "knobs"), KNOBS)
 @settings(max_examples=150, deadline=None)
-@given(trace=long_traces(), capacity=st.integers(13, 60))
+@given(trace=long_traces(), capacity=st.integers(13, 40))
 def test_long_stretches_without_forks(name: str, knobs: dict[str, object], trace: PageTrace, capacity: int) -> None:
     done = make(name, **knobs).replay_prefixes(trace, capacity)
     assert done == prefixes_by_hooks(make(name, **knobs), trace, capacity, 16)

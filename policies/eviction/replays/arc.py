@@ -111,8 +111,8 @@ class ArcForest(ListForest):
                     else:
                         self.p = max(0.0, self.p - max(lengths[B1] / lengths[B2], 1.0))
                     lengths[left.ghost] -= 1
-        back = self.returning.get(first)
-        self.wanted_b2 = bool(back) and back[0].ghost == B2 and back[0].start == self.there[first]
+        back = self.returning.get(first, [])[:1]
+        self.wanted_b2 = any(left.ghost == B2 and left.start == self.there[first] for left in back)
 
     def evict(self, need: int) -> None:
         lengths = self.lengths

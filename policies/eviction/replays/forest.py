@@ -71,7 +71,7 @@ class Forest(ABC):
             if chain < 0:
                 return stop
             self.kids[chain] -= 1
-        if not self.kids[chain] and chain != self.pinned:
+        if not self.kids[chain]:
             self.offer(chain)
         return stop - start
 
@@ -128,13 +128,13 @@ def forest_hits(forest: Forest, trace: PageTrace, capacity: int) -> RequestHits:
             if there[chain] < sizes[chain]:
                 break
             whole += 1
-        hits[request] = held if held < limit else limit
+        hits[request] = min(held, limit)
         found, missing = whole, row[whole:]
         if missing and there[missing[0]]:
             found += 1
         forest.pinned = row[found - 1] if found else -1  # of those that are there, the only one that may be a leaf
         usable = chains.usable[request]
-        forest.use(row[: found if found < usable else usable])
+        forest.use(row[: min(found, usable)])
         if missing:
             forest.want(missing)
             free -= chains.pages[request] - held

@@ -24,7 +24,7 @@ def lru_prefix_hits(trace: PageTrace, capacity: int) -> RequestHits:
             held += there[chain]
             there[chain] = sizes[chain]
             last[chain] = request
-        hits[request] = held if held < limit else limit
+        hits[request] = min(held, limit)
         free -= pages - held
         if free < 0:
             evicted -= free
@@ -55,7 +55,7 @@ def fifo_prefix_hits(trace: PageTrace, capacity: int) -> RequestHits:
             if there[chain] < sizes[chain]:
                 break
             whole += 1
-        hits[request] = held if held < limit else limit
+        hits[request] = min(held, limit)
         missing = row[whole:]
         pinned = missing[0] if missing and there[missing[0]] else row[whole - 1] if whole else -1
         free -= pages - held
