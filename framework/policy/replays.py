@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 
@@ -57,6 +58,14 @@ class PageTrace:
         again = np.flatnonzero(later != NEVER)
         found[later[again]] = again
         return found.tolist()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for two traces only if they ask for the same."""
+        found = blake2b(str((self.distinct, self.requests)).encode(), digest_size=16)
+        for column in (self.pages, self.bounds, self.limits, self.tails, self.arrivals_s, self.conversations):
+            found.update(np.array(column, float if column is self.arrivals_s else np.int64).tobytes())
+        return found.digest()
 
     @cached_property
     def chains(self) -> Chains:
