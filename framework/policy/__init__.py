@@ -9,6 +9,7 @@ Units: tokens, pages (``page_size`` tokens), logical ticks (one per store event)
 """
 
 from .base import FAMILIES, Policy, Tier, knobs, register, require_at_least, require_share
+from .chains import Chains
 from .codecs import Codec, Due
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
@@ -50,6 +51,7 @@ __all__ = [
     "BudgetTruncation",
     "CacheShape",
     "CacheView",
+    "Chains",
     "Codec",
     "Compression",
     "Costs",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
+
+from .chains import Chains, chains_of
 
 NEVER = 1 << 50  # a page that nobody asks for again
 
@@ -55,6 +58,20 @@ class PageTrace:
         again = np.flatnonzero(later != NEVER)
         found[later[again]] = again
         return found.tolist()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Equal for two traces only if they ask for the same."""
+        found = blake2b(str((self.distinct, self.requests)).encode(), digest_size=16)
+        for column in (self.pages, self.bounds, self.limits, self.tails, self.arrivals_s, self.conversations):
+            found.update(np.array(column, float if column is self.arrivals_s else np.int64).tobytes())
+        return found.digest()
+
+    @cached_property
+    def chains(self) -> Chains:
+        """Its pages in groups that always come together: of contexts only, as in replays of prefixes."""
+        columns = (self.bounds, self.limits, self.tails)
+        return chains_of(np.array(self.pages, np.int64), self.distinct, *(np.array(c, np.int64) for c in columns))
 
 
 @dataclass(frozen=True, slots=True)

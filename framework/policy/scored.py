@@ -231,13 +231,23 @@ def highest_scores(score: Tensor, sizes: int | Tensor, positions: Tensor, protec
     import torch
 
     held = positions >= 0
-    score = score.masked_fill(~held, -math.inf)
-    if protected is not None:
-        protected = protected & held
-        score = score.masked_fill(protected, math.inf)
+    protected = torch.zeros_like(held) if protected is None else protected & held
+    if isinstance(sizes, int) and score.shape[-1] == sizes + 1:
+        return _all_but_the_lowest(score, positions, held, protected)
+    score = score.masked_fill(~held, -math.inf).masked_fill(protected, math.inf)
     by_age = oldest_first(positions)
     order = by_age.gather(-1, score.gather(-1, by_age).argsort(dim=-1, descending=True, stable=True))
     rank = torch.arange(score.shape[-1], device=score.device).expand(score.shape)
     limit = sizes if isinstance(sizes, int) else sizes.unsqueeze(-1)
-    keep = in_slots(rank < limit, order) & held
-    return keep if protected is None else keep | protected
+    return in_slots(rank < limit, order) & held | protected
+
+
+def _all_but_the_lowest(score: Tensor, positions: Tensor, held: Tensor, protected: Tensor) -> Tensor:
+    """What one token more than the budget leads to, as at each decoded token: nothing need be sorted."""
+    score = score.masked_fill(~held | protected, math.inf)
+    lowest = score.amin(dim=-1, keepdim=True)
+    youngest = positions.masked_fill(score != lowest, -1).argmax(dim=-1, keepdim=True)
+    leaves = held.all(dim=-1, keepdim=True) & (
+        lowest < math.inf
+    )  # else the plane is within the budget, or all must stay
+    return held.scatter(-1, youngest, ~leaves & held.gather(-1, youngest))

@@ -117,7 +117,7 @@ def episode(task: str, length: int, seed: int, *, split: Split = "held_out", que
     Raises
     ------
     ValueError
-        If an argument is out of its range, or the questions do not fit into ``length``.
+        If an argument is out of its range.
     """
     _check(task, length, seed, split, questions)
     rng = np.random.default_rng([_SPLITS[split], TASKS.index(task), length, seed])
@@ -157,8 +157,7 @@ def _strewn(rng: np.random.Generator, spans: Sequence[tuple[int, ...]], room: in
     """``room`` tokens of filler with ``spans`` in it, in order and never touching: their positions (``begin`` is 0) and
     the tokens."""
     filler = room - sum(map(len, spans)) - len(spans)  # one filler token follows each span
-    if filler < 0:
-        raise ValueError(f"length leaves {room} tokens for the context, {-filler} too few for what is asked of it")
+    assert filler >= 0, "a task puts more into a context than the shortest episode holds"
     before = np.sort(rng.integers(0, filler + 1, len(spans))) + np.arange(len(spans))  # filler ahead of each span
     noise = [int(token) for token in rng.integers(NOISE.start, NOISE.stop, filler + len(spans))]
     starts: list[int] = []

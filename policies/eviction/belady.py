@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, Tier, register
 from .replays.counts import belady_hits
-from .replays.leaves import due_marks, leaf_hits
+from .replays.forest import forest_hits
+from .replays.leaves import ValueForest, due_marks
 
 
 @register("eviction", "belady")
@@ -48,4 +49,5 @@ class Belady(ScoredEviction):
         return belady_hits(trace, capacity)
 
     def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
-        return leaf_hits(trace, capacity, lambda uses, last: last, due_marks(trace))
+        forest = ValueForest(trace, lambda uses, last: last, due_marks(trace))
+        return forest_hits(forest, trace, capacity)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, register
 from .replays.counts import lfu_hits
-from .replays.leaves import USE, leaf_hits
+from .replays.forest import forest_hits
+from .replays.leaves import USE, ValueForest
 
 
 @register("eviction", "lfu")
@@ -24,4 +25,4 @@ class LFU(ScoredEviction):
         return lfu_hits(trace, capacity)
 
     def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
-        return leaf_hits(trace, capacity, lambda uses, last: uses * USE + last)
+        return forest_hits(ValueForest(trace, lambda uses, last: uses * USE + last), trace, capacity)

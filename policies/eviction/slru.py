@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...framework.policy import PageTrace, RequestHits, RunView, ScoredEviction, register, require_at_least
-from .replays.leaves import USE, leaf_hits
+from .replays.forest import forest_hits
+from .replays.leaves import USE, ValueForest
 from .replays.lists import slru_hits
 
 
@@ -34,4 +35,4 @@ class SLRU(ScoredEviction):
 
     def replay_prefixes(self, trace: PageTrace, capacity: int) -> RequestHits:
         often = self.protected_uses
-        return leaf_hits(trace, capacity, lambda uses, last: (uses >= often) * USE + last)
+        return forest_hits(ValueForest(trace, lambda uses, last: (uses >= often) * USE + last), trace, capacity)

@@ -271,8 +271,8 @@ def test_the_highest_stay_and_of_equals_the_oldest(data: st.DataObject, n: int, 
     score = torch.randint(0, 4, (2, 3, n), generator=generator).double()
     protected = torch.rand(2, 3, n, generator=generator) < 0.2
     sizes = torch.randint(0, n + 2, (2, 3), generator=generator)
-    given_sizes = data.draw(st.sampled_from(["each", "layer", "one"]))
-    limit = {"each": sizes, "layer": sizes[:, :1], "one": int(sizes[0, 0])}[given_sizes]
+    given_sizes = data.draw(st.sampled_from(["each", "layer", "one", "one fewer"]))
+    limit = {"each": sizes, "layer": sizes[:, :1], "one": int(sizes[0, 0]), "one fewer": n - 1}[given_sizes]
     keep = highest_scores(score, limit, positions, protected)
     for layer in range(2):
         for head in range(3):

@@ -22,6 +22,7 @@ Kept = list[list[list[int]]]  # positions of each plane, ascending
 class View:
     """``CacheView`` over tensors; refuses what the policy did not ask for."""
 
+    conversation: int
     stage: Stage
     tokens: int
     queries: int
@@ -106,6 +107,7 @@ class TokenCache:
         assert self.keys is not None
         index = self.positions.clamp(min=0).unsqueeze(-1).expand(*self.positions.shape, self.keys.shape[-1])
         return View(
+            0,
             stage,
             self.tokens,
             queries,

@@ -198,14 +198,12 @@ def test_a_bad_text_is_one_line_and_status_2(
 
 
 @pytest.mark.parametrize("name", ["bytes", "recall"])
-def test_the_scripts_leave_a_checkpoint_with_its_card(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_script_leaves_a_checkpoint_and_its_card(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(SMALL, dtype="float16" if name == "bytes" else "float32")
     for module in (train_bytes, train_recall):
         monkeypatch.setattr(module, "MODEL", small)
     monkeypatch.setattr(train_recall, "EPISODES", 1)
-    monkeypatch.setattr(train_bytes, "CONTEXT", 64)
+    monkeypatch.setattr(train_recall, "LENGTHS", (32,))
     out = tmp_path / "out"
     given = ["--out", str(out), "--steps", "2", "--threads", str(torch.get_num_threads()), "--seed", "7"]
     if name == "bytes":

@@ -59,6 +59,24 @@ def test_what_does_not_fit_is_counted_apart() -> None:
     assert (large.accesses, large.hits, large.refused_requests, large.evictions) == (5, 0, 0, 2)
 
 
+def test_belady_replays_once_what_several_policies_are_compared_on() -> None:
+    made = []
+
+    def belady() -> Belady:
+        made.append(Belady())
+        return made[-1]
+
+    blocks = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+    for warmup, replays in ((0, 2), (0, 2), (1, 4), (0, 4)):
+        asking = contest(of_blocks(blocks, [6]), "block").asking
+        points = list(Contest(asking, "block", LRU, belady, warmup).points([2, 3]))
+        assert (len(points), len(made)) == (2, replays)
+        late = blocks[6 * warmup :]
+        assert [point.accesses for point in points] == [len(late)] * 2
+    other = contest(of_blocks([*blocks, 3], [6]), "block").asking
+    assert other.trace.digest != contest(of_blocks(blocks, [6]), "block").asking.trace.digest
+
+
 def test_nothing_counted_has_no_ratio() -> None:
     (point,) = contest(of_blocks([1, 1]), "block", warmup=9).points([1])
     assert (point.accesses, point.hit_ratio) == (0, None)

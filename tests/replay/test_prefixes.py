@@ -15,15 +15,21 @@ from kvarena.framework.replay import is_fast, prefixes_by_hooks, replay_prefixes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import naive
-from traces import context_traces, of_contexts
+from traces import context_traces, long_traces, of_contexts
 
 REGISTRY = Registry.discover()
 FAST = [name for name in REGISTRY.names("eviction") if is_fast(REGISTRY.build("eviction", name, {}), "prefix")]
 CAPACITIES = st.integers(8, 30)  # the largest request needs 8 pages
+KNOBS: list[tuple[str, dict[str, object]]] = [
+    *((name, {}) for name in FAST),
+    ("slru", {"protected_uses": 3}),
+    ("s3fifo", {"small_ratio": 0.3, "promote_above": 0}),
+    ("s3fifo", {"small_ratio": 0.5, "ghost_ratio": 0.1, "max_count": 1}),
+]
 
 
-def make(name: str) -> Eviction:
-    policy = REGISTRY.build("eviction", name, {})
+def make(name: str, **knobs: object) -> Eviction:
+    policy = REGISTRY.build("eviction", name, knobs)
     assert isinstance(policy, Eviction)
     return policy
 
@@ -51,6 +57,16 @@ def test_lru_is_vllms_free_queue(trace: PageTrace, capacity: int) -> None:
 @given(trace=context_traces(), capacity=CAPACITIES)
 def test_the_fast_form_decides_as_the_hooks_do(name: str, trace: PageTrace, capacity: int) -> None:
     assert make(name).replay_prefixes(trace, capacity) == prefixes_by_hooks(make(name), trace, capacity, 16)
+
+
+@pytest.mark.parametrize(("name", "knobs"), KNOBS)
+@settings(max_examples=150, deadline=None)
+@given(trace=long_traces(), capacity=st.integers(13, 40))
+def test_long_stretches_without_forks(name: str, knobs: dict[str, object], trace: PageTrace, capacity: int) -> None:
+    done = make(name, **knobs).replay_prefixes(trace, capacity)
+    assert done == prefixes_by_hooks(make(name, **knobs), trace, capacity, 16)
+    if name in naive.VALUES and not knobs:
+        assert (done.hits, done.evicted_pages) == naive.tree_cache(trace, capacity, naive.VALUES[name])
 
 
 @pytest.mark.parametrize("name", REGISTRY.names("eviction"))

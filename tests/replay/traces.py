@@ -48,3 +48,24 @@ def context_traces(draw: st.DrawFn) -> PageTrace:
     rows = draw(st.lists(_REQUEST, min_size=1, max_size=25))
     contexts = [[conversation, *path] for conversation, path, _, _ in rows]
     return of_contexts(contexts, [row[2] for row in rows], [row[3] for row in rows], [row[0] for row in rows])
+
+
+_STRETCHES = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 6)), max_size=2)
+_KEPT = st.one_of(st.just(12), st.integers(0, 12))
+_LONG = st.tuples(st.integers(0, 6), _KEPT, _STRETCHES, st.integers(0, 1), st.sampled_from((0, 0, 1, 4)))
+
+
+@st.composite
+def long_traces(draw: st.DrawFn) -> PageTrace:
+    """As :func:`context_traces`, but many pages follow each other without a fork: at most 12, perhaps a partial one.
+
+    A request begins anew or goes on from one of the last six, or from the beginning of it.
+    """
+    rows = draw(st.lists(_LONG, min_size=1, max_size=60))
+    contexts: list[list[int]] = []
+    for back, kept, stretches, _, _ in rows:
+        begun = contexts[-back][:kept] if 0 < back <= len(contexts) else []
+        path = [symbol for symbol, times in stretches for _ in range(times)]
+        contexts.append([*(begun or [len(contexts) % 4]), *path][:12])
+    names = [back for back, *_ in rows]
+    return of_contexts(contexts, [row[3] for row in rows], [row[4] for row in rows], names)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from math import ceil
 
 from ....framework.policy import PageTrace
-from .forest import Forest
+from .forest import ListForest
+from .ghosts import Ghosts, Gone
 
 OUT, T1, T2, B1, B2 = range(5)
 
@@ -77,67 +79,72 @@ def _oldest(held: deque[int], pages: list[int], last: list[int]) -> int:
     return at
 
 
-class ArcForest(Forest):
-    """ARC's lists over contexts. What left is numbered in ``gone``; ``remembered``: a page's valid number, or -1."""
+class ArcForest(ListForest):
+    """ARC's lists over contexts. ``returning``: what was remembered of the chains that are wanted now."""
 
     def __init__(self, trace: PageTrace, capacity: int) -> None:
-        super().__init__(trace, 5)
+        super().__init__(trace, 3)
         self.capacity, self.p, self.wanted_b2 = capacity, 0.0, False
-        self.gone, self.remembered = list[int](), [-1] * len(self.place)
-        self.ghosts = {B1: deque[int](), B2: deque[int]()}
-        self.returning: set[int] = set()
+        self.ghosts, self.returning = Ghosts(5), dict[int, list[Gone]]()
 
-    def use(self, pages: list[int]) -> None:
-        for page in pages:
-            self.sizes[self.member[page]] -= 1
-            self.put(page, T2)
+    def use(self, chains: list[int]) -> None:
+        lengths, there = self.lengths, self.there
+        for chain in chains:
+            own, stop = self.pieces[chain], there[chain]
+            for piece in reversed(own):
+                lengths[piece.home] -= stop - piece.start
+                stop = piece.start
+            own.clear()
+            self.put(chain, 0, there[chain], T2)
 
-    def want(self, pages: list[int]) -> None:
-        sizes, remembered, member = self.sizes, self.remembered, self.member
-        self.wanted_b2 = bool(pages) and remembered[pages[0]] >= 0 and member[pages[0]] == B2
+    def want(self, missing: list[int]) -> None:
+        lengths, gone, first = self.ghosts.lengths, self.ghosts.gone, missing[0]
         self.returning.clear()
-        for page in pages:
-            if remembered[page] < 0:
+        for chain in missing:
+            if chain not in gone:
                 continue
-            if member[page] == B1:
-                self.p = min(self.capacity, self.p + max(sizes[B2] / sizes[B1], 1.0))
-            else:
-                self.p = max(0.0, self.p - max(sizes[B1] / sizes[B2], 1.0))
-            sizes[member[page]] -= 1
-            remembered[page] = -1
-            self.returning.add(page)
+            self.returning[chain] = self.ghosts.recall(chain)
+            for left in self.returning[chain]:
+                for _ in range(left.start, left.stop):
+                    if left.ghost == B1:
+                        self.p = min(self.capacity, self.p + max(lengths[B2] / lengths[B1], 1.0))
+                    else:
+                        self.p = max(0.0, self.p - max(lengths[B1] / lengths[B2], 1.0))
+                    lengths[left.ghost] -= 1
+        back = self.returning.get(first, [])[:1]
+        self.wanted_b2 = any(left.ghost == B2 and left.start == self.there[first] for left in back)
 
-    def evict(self) -> None:
-        in_t1 = self.sizes[T1]
-        shrink_t1 = in_t1 > self.p or (self.wanted_b2 and 0 < in_t1 == self.p)
-        page = self.first(T1 if shrink_t1 else T2)
-        if page < 0:
-            page = self.first(T2 if shrink_t1 else T1)
-        ghost = B1 if self.member[page] == T1 else B2
-        self.drop(page)
-        self.member[page], self.remembered[page] = ghost, len(self.gone)
-        self.ghosts[ghost].append(len(self.gone))
-        self.gone.append(page)
-        self.sizes[ghost] += 1
-        self._trim()
+    def evict(self, need: int) -> None:
+        lengths = self.lengths
+        while need:
+            in_t1, most = lengths[T1], need
+            shrink_t1 = in_t1 > self.p or (self.wanted_b2 and 0 < in_t1 == self.p)
+            chain = self.first(T1 if shrink_t1 else T2)
+            if chain < 0:
+                chain = self.first(T2 if shrink_t1 else T1)
+            elif shrink_t1:  # so many until it is the other's turn
+                most = min(need, max(1, ceil(in_t1 - self.p)))
+            home = self.pieces[chain][-1].home
+            stop = self.there[chain]
+            taken = self.cut(chain, most)
+            lengths[home] -= taken
+            self.ghosts.remember(chain, stop - taken, stop, B1 if home == T1 else B2)
+            need -= taken
 
-    def enter(self, pages: list[int]) -> None:
-        for page in pages:
-            self.put(page, T2 if page in self.returning else T1)
-            self._trim()
+    def enter(self, chain: int, start: int) -> None:
+        for left in self.returning.get(chain, ()):
+            self.put(chain, start, left.start, T1)
+            self.put(chain, left.start, left.stop, T2)
+            start = left.stop
+        self.put(chain, start, self.sizes[chain], T1)
 
-    def _trim(self) -> None:
-        sizes = self.sizes
-        while sizes[B1] and sizes[T1] + sizes[B1] > self.capacity:
-            self._forget(B1)
-        while sizes[B2] and sizes[T1] + sizes[T2] + sizes[B1] + sizes[B2] > 2 * self.capacity:
-            self._forget(B2)
+    def store(self, missing: list[int]) -> None:
+        """All of ``missing`` become resident; what is too much is forgotten."""
+        super().store(missing)
+        lengths, ghosts = self.lengths, self.ghosts.lengths
+        self._trim(B1, lengths[T1] + ghosts[B1] - self.capacity)
+        self._trim(B2, lengths[T1] + lengths[T2] + ghosts[B1] + ghosts[B2] - 2 * self.capacity)
 
-    def _forget(self, ghost: int) -> None:
-        """The page that left first is remembered no longer."""
-        while True:
-            number = self.ghosts[ghost].popleft()
-            if self.remembered[self.gone[number]] == number:
-                self.remembered[self.gone[number]] = -1
-                self.sizes[ghost] -= 1
-                return
+    def _trim(self, ghost: int, pages: int) -> None:
+        if pages > 0:
+            self.ghosts.forget(ghost, min(pages, self.ghosts.lengths[ghost]))

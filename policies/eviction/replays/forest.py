@@ -1,4 +1,4 @@
-"""Fast replays of prefix caches with several lists: pages, what follows them, and the leaves of each list in order."""
+"""Fast replays of prefix caches: chains of pages, what follows them, and pieces of chains in the order of a policy."""
 
 from __future__ import annotations
 
@@ -7,105 +7,144 @@ from heapq import heappop, heappush
 
 from ....framework.policy import PageTrace, RequestHits
 
+BITS = 32
+CHAIN = (1 << BITS) - 1
 
-class Forest(ABC):
-    """Resident pages in lists. A page's ``place`` is its number in ``row``, the order in which pages were put; -1: out.
 
-    ``member``: its list, ``sizes``: pages of each list. Only leaves are in ``heaps``; entries out of date are skipped.
+class Piece:
+    """Pages of a chain from ``start`` on, up to the next piece, for all of which the policy knows the same.
+
+    ``uses``: how often they were used. ``home``: their list; ``place``: their number in the order of entering lists.
     """
 
+    __slots__ = ("home", "place", "start", "uses")
+
+    def __init__(self, start: int, uses: int = 1, home: int = 0, place: int = 0) -> None:
+        self.start, self.uses, self.home, self.place = start, uses, home, place
+
+
+class Forest(ABC):
+    """Resident pages. ``there``: how many of a chain's first pages; ``kids``: chains that follow and have pages there.
+
+    Only a chain without ``kids`` may lose pages, from its end, and not the one that a request holds (``pinned``).
+    """
+
+    def __init__(self, trace: PageTrace) -> None:
+        chains = trace.chains
+        self.sizes, self.above, self.depths = chains.sizes, chains.above, chains.depths
+        self.there, self.kids, self.pinned = [0] * len(self.sizes), [0] * len(self.sizes), -1
+        self.pieces: list[list[Piece]] = [[] for _ in self.sizes]
+
+    @abstractmethod
+    def use(self, chains: list[int]) -> None:
+        """A request found all or, of the last one, some of ``chains``."""
+
+    def want(self, missing: list[int]) -> None:  # noqa: B027  most policies remember nothing
+        """It lacks ``missing``, at least the end of the first one and all of the others; room is made next."""
+
+    @abstractmethod
+    def evict(self, need: int) -> None:
+        """``need`` pages leave."""
+
+    @abstractmethod
+    def enter(self, chain: int, start: int) -> None:
+        """Pages of ``chain`` from ``start`` on are stored: pieces of them."""
+
+    def settle(self, row: list[int], request: int) -> None:  # noqa: B027  most policies take nothing
+        """``request`` is done with ``row``."""
+
+    @abstractmethod
+    def offer(self, chain: int) -> None:
+        """The end of ``chain`` may leave."""
+
+    def cut(self, chain: int, most: int) -> int:
+        """At most ``most`` pages of the last piece of ``chain`` leave: how many. What they followed may leave then."""
+        pieces, there = self.pieces[chain], self.there
+        start, stop = pieces[-1].start, there[chain]
+        if stop - start > most:
+            there[chain] = stop - most
+            return most
+        there[chain] = start
+        pieces.pop()
+        if not start:
+            chain = self.above[chain]
+            if chain < 0:
+                return stop
+            self.kids[chain] -= 1
+        if not self.kids[chain]:
+            self.offer(chain)
+        return stop - start
+
+    def store(self, missing: list[int]) -> None:
+        """All of ``missing`` become resident."""
+        there, kids, sizes, first = self.there, self.kids, self.sizes, missing[0]
+        if not there[first] and self.above[first] >= 0:
+            kids[self.above[first]] += 1
+        for chain in missing:
+            self.enter(chain, there[chain])
+            there[chain], kids[chain] = sizes[chain], 1
+        kids[missing[-1]] = 0
+
+
+class ListForest(Forest):
+    """A forest in lists, of which the leaf that entered first leaves; ``lengths``: pages of each list."""
+
     def __init__(self, trace: PageTrace, lists: int) -> None:
-        room = trace.distinct + trace.requests  # a number for each request's last, partial page too
-        self.place, self.kids, self.parent = [-1] * room, [0] * room, [-1] * room
-        self.member, self.sizes, self.row = bytearray(room), [0] * lists, list[int]()
+        super().__init__(trace)
+        self.lengths, self.places = [0] * lists, 0
         self.heaps: list[list[int]] = [[] for _ in range(lists)]
-        self.pinned = -1
 
-    @abstractmethod
-    def use(self, pages: list[int]) -> None:
-        """A request found ``pages``."""
-
-    @abstractmethod
-    def want(self, pages: list[int]) -> None:
-        """It lacks ``pages``; room for them is made next."""
-
-    @abstractmethod
-    def evict(self) -> None:
-        """One page leaves."""
-
-    @abstractmethod
-    def enter(self, pages: list[int]) -> None:
-        """``pages``, which it lacked, are put into lists."""
-
-    def settle(self, pages: list[int]) -> None:  # noqa: B027  most policies take nothing
-        """A request is done with ``pages``, all that it held."""
-
-    def first(self, where: int) -> int:
-        """The leaf of a list that was put there first, -1: none."""
-        heap, row, place, kids = self.heaps[where], self.row, self.place, self.kids
+    def first(self, home: int) -> int:
+        """The chain whose end entered ``home`` first, -1: none. Entries out of date are dropped."""
+        heap, pieces, kids = self.heaps[home], self.pieces, self.kids
         while heap:
-            page = row[heap[0]]
-            if place[page] == heap[0] and not kids[page] and page != self.pinned:
-                return page
+            chain = heap[0] & CHAIN
+            own = pieces[chain]
+            if own and own[-1].place == heap[0] >> BITS and not kids[chain] and chain != self.pinned:
+                return chain
             heappop(heap)
         return -1
 
-    def put(self, page: int, where: int) -> None:
-        """``page`` becomes the last of a list."""
-        self.place[page], self.member[page] = len(self.row), where
-        self.row.append(page)
-        self.sizes[where] += 1
+    def offer(self, chain: int) -> None:
+        piece = self.pieces[chain][-1]
+        heappush(self.heaps[piece.home], (piece.place << BITS) + chain)
 
-    def offer(self, page: int) -> None:
-        """``page`` is a leaf and may leave."""
-        heappush(self.heaps[self.member[page]], self.place[page])
-
-    def drop(self, page: int) -> None:
-        """``page`` left; the one before it may leave now."""
-        self.place[page] = -1
-        self.sizes[self.member[page]] -= 1
-        above = self.parent[page]
-        if above >= 0:
-            self.kids[above] -= 1
-            if not self.kids[above] and above != self.pinned:
-                self.offer(above)
-
-    def link(self, pages: list[int], above: int) -> int:
-        """``pages`` follow each other, the first one ``above`` (-1: none); the last page of all."""
-        kids, parent = self.kids, self.parent
-        for page in pages:
-            if above >= 0:
-                kids[above] += 1
-            parent[page], kids[page] = above, 0
-            above = page
-        return above
+    def put(self, chain: int, start: int, stop: int, home: int) -> None:
+        """Pages ``start`` .. ``stop`` of ``chain`` are stored as the last of list ``home``."""
+        if stop > start:
+            self.lengths[home] += stop - start
+            self.places += 1
+            self.pieces[chain].append(Piece(start, 0, home, self.places))
 
 
 def forest_hits(forest: Forest, trace: PageTrace, capacity: int) -> RequestHits:
     """Replay ``trace``: see ``Eviction.replay_prefixes``."""
-    place, hits, free, evicted = forest.place, [0] * trace.requests, capacity, 0
-    for request, (limit, tail) in enumerate(zip(trace.limits, trace.tails, strict=True)):
-        own = trace.pages[trace.bounds[request] : trace.bounds[request + 1]]
-        held = 0
-        for page in own:
-            if place[page] < 0:
+    chains, there, sizes, kids = trace.chains, forest.there, forest.sizes, forest.kids
+    hits, free, evicted = [0] * trace.requests, capacity, 0
+    for request, (row, limit) in enumerate(zip(chains.rows, trace.limits, strict=True)):
+        held = whole = 0
+        for chain in row:
+            held += there[chain]
+            if there[chain] < sizes[chain]:
                 break
-            held += 1
+            whole += 1
         hits[request] = min(held, limit)
-        forest.pinned = own[held - 1] if held else -1  # of those that are there, the only one that may be a leaf
-        forest.use(own[: hits[request]])
-        missing = own[held:]
-        if tail:
-            missing.append(trace.distinct + request)
-        forest.want(missing)
-        free -= len(missing)
-        while free < 0:
-            forest.evict()
-            free += 1
-            evicted += 1
-        forest.enter(missing)
-        deepest, forest.pinned = forest.link(missing, forest.pinned), -1
-        forest.settle(own[:held] + missing)
-        if deepest >= 0 and not forest.kids[deepest]:
-            forest.offer(deepest)
+        found, missing = whole, row[whole:]
+        if missing and there[missing[0]]:
+            found += 1
+        forest.pinned = row[found - 1] if found else -1  # of those that are there, the only one that may be a leaf
+        usable = chains.usable[request]
+        forest.use(row[: min(found, usable)])
+        if missing:
+            forest.want(missing)
+            free -= chains.pages[request] - held
+            if free < 0:
+                evicted -= free
+                forest.evict(-free)
+                free = 0
+            forest.store(missing)
+        forest.pinned = -1
+        forest.settle(row, request)
+        if row and not kids[row[-1]]:
+            forest.offer(row[-1])
     return RequestHits(hits, evicted)

@@ -2,62 +2,71 @@
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-
 from ....framework.policy import PageTrace
-from .forest import Forest
-
-_BITS, _DEEPEST = 30, (1 << 30) - 1
+from .forest import BITS, CHAIN, Forest, Piece
 
 
 class GdsfForest(Forest):
-    """One list; a leaf's entry in ``order`` is its H, then its depth (the deeper first), its last request, its number.
+    """Pages leave by their H, then the deeper first, then by their last request.
 
-    Where all pages cost and weigh the same, H = L + frequency is a whole number.
+    Where all pages cost and weigh the same, H = L + frequency is a whole number. Chains whose end may leave lie in
+    ``buckets`` by H and depth. ``layer`` is the bucket of the smallest H at its greatest depth; a chain that loses a
+    page there is ``below`` it next.
     """
 
     def __init__(self, trace: PageTrace) -> None:
-        super().__init__(trace, 1)
-        room = len(self.place)
-        self.uses, self.value, self.depth, self.last, self.entry = ([0] * room for _ in range(5))
-        self.order, self.inflation, self.request = list[int](), 0, 0
+        super().__init__(trace)
+        self.inflation, self.depth = 0, 0
+        self.taken, self.last = [0] * len(self.sizes), [0] * len(self.sizes)  # L then, and the last request
+        self.buckets: dict[int, dict[int, list[int]]] = {}
+        self.layer, self.at, self.below = list[int](), 0, list[int]()
 
-    def use(self, pages: list[int]) -> None:
-        for page in pages:
-            self.uses[page] += 1
+    def use(self, chains: list[int]) -> None:
+        for chain in chains:
+            for piece in self.pieces[chain]:
+                piece.uses += 1
 
-    def want(self, pages: list[int]) -> None:
-        """Nothing is remembered."""
+    def enter(self, chain: int, start: int) -> None:
+        self.pieces[chain].append(Piece(start))
 
-    def enter(self, pages: list[int]) -> None:
-        place, uses = self.place, self.uses
-        for page in pages:
-            place[page] = uses[page] = 1
+    def settle(self, row: list[int], request: int) -> None:
+        taken, last, inflation = self.taken, self.last, self.inflation
+        for chain in row:
+            taken[chain], last[chain] = inflation, request
 
-    def link(self, pages: list[int], above: int) -> int:
-        depth = self.depth[above] + 1 if above >= 0 else 0
-        for at, page in enumerate(pages, depth):
-            self.depth[page] = at
-        return super().link(pages, above)
+    def offer(self, chain: int) -> None:
+        value = self.taken[chain] + self.pieces[chain][-1].uses
+        depth = self.depths[chain] + self.there[chain] - 1
+        bucket = self.buckets.setdefault(value, {})
+        bucket.setdefault(depth, []).append((self.last[chain] << BITS) + chain)
 
-    def settle(self, pages: list[int]) -> None:
-        """A request is done with ``pages``: their values are taken."""
-        value, uses, last, inflation, request = self.value, self.uses, self.last, self.inflation, self.request
-        for page in pages:
-            value[page] = inflation + uses[page]
-            last[page] = request
-        self.request += 1
+    def evict(self, need: int) -> None:
+        last, there, pieces, pinned = self.last, self.there, self.pieces, self.pinned
+        while need:
+            if self.at == len(self.layer):
+                self._descend()
+            entry = self.layer[self.at]
+            self.at += 1
+            chain = entry & CHAIN
+            if last[chain] != entry >> BITS or chain == pinned:
+                continue  # it was asked for since, or is now
+            need -= 1
+            left = there[chain] - 1
+            if left > pieces[chain][-1].start:
+                there[chain] = left
+                self.below.append(entry)
+            else:
+                self.cut(chain, 1)
 
-    def offer(self, page: int) -> None:
-        placed = (((self.value[page] << _BITS) + _DEEPEST - self.depth[page]) << _BITS) + self.last[page]
-        self.entry[page] = placed = (placed << _BITS) + page
-        heappush(self.order, placed)
-
-    def evict(self) -> None:
-        while True:
-            entry = heappop(self.order)
-            page = entry & _DEEPEST
-            if self.entry[page] == entry and self.place[page] >= 0 and not self.kids[page] and page != self.pinned:
-                break
-        self.inflation = max(self.inflation, self.value[page])
-        self.drop(page)
+    def _descend(self) -> None:
+        """The next layer: one page less deep, or at the greatest depth of the next bucket."""
+        self.layer, self.at, self.below = self.below, 0, []
+        self.depth -= 1
+        if not self.layer and not self.buckets.get(self.inflation):
+            self.buckets.pop(self.inflation, None)
+            self.inflation = min(self.buckets)
+        bucket = self.buckets.get(self.inflation, {})
+        if not self.layer:
+            self.depth = max(bucket)
+        self.layer += bucket.pop(self.depth, [])
+        self.layer.sort()

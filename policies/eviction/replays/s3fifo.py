@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from ....framework.policy import PageTrace
-from .forest import Forest
+from .forest import ListForest
+from .ghosts import Ghosts, Gone
 
 OUT, SMALL, MAIN = range(3)
 
@@ -71,71 +72,71 @@ def s3fifo_hits(trace: PageTrace, capacity: int, sizes: Sizes) -> bytearray:
     return hits
 
 
-class S3FifoForest(Forest):
-    """The queues over contexts. What left is numbered in ``gone``; ``remembered``: a page's valid number, or -1."""
+class S3FifoForest(ListForest):
+    """The queues over contexts. ``returning``: what was remembered of the chains that are wanted now."""
 
     def __init__(self, trace: PageTrace, sizes: Sizes) -> None:
         super().__init__(trace, 3)
-        self.limits, self.uses, self.evicted = sizes, [0] * len(self.place), False
-        self.gone, self.remembered, self.oldest, self.ghosts = list[int](), [-1] * len(self.place), 0, 0
-        self.returning: set[int] = set()
+        self.limits, self.evicted = sizes, False
+        self.ghosts, self.returning = Ghosts(1), dict[int, list[Gone]]()
 
-    def use(self, pages: list[int]) -> None:
-        uses, most = self.uses, self.limits.max_count
-        for page in pages:
-            if uses[page] < most:
-                uses[page] += 1
+    def use(self, chains: list[int]) -> None:
+        most = self.limits.max_count
+        for chain in chains:
+            for piece in self.pieces[chain]:
+                if piece.uses < most:
+                    piece.uses += 1
 
-    def want(self, pages: list[int]) -> None:
-        for page in pages:
-            if self.remembered[page] >= 0:
-                self.remembered[page] = -1
-                self.ghosts -= 1
-                self.returning.add(page)
+    def want(self, missing: list[int]) -> None:
+        gone = self.ghosts.gone
+        self.returning = {chain: self.ghosts.recall(chain) for chain in missing if chain in gone}
+        self.ghosts.lengths[0] -= sum(left.stop - left.start for back in self.returning.values() for left in back)
 
-    def evict(self) -> None:
+    def evict(self, need: int) -> None:
         self.evicted = True
-        page = self._from_small() if self.sizes[SMALL] >= self.limits.small else -1
-        if page < 0:
-            page = self._from_main()
-        if page < 0:  # all of main is held
-            page = self._from_small()
-        if page < 0:  # which gave all that it could to main
-            page = self._from_main()
-        if self.member[page] == SMALL:
-            self._remember(page)
-        self.drop(page)
+        while need:
+            chain = self._from_small() if self.lengths[SMALL] >= self.limits.small else -1
+            most = max(1, self.lengths[SMALL] - self.limits.small + 1)  # until the small queue is short enough
+            if chain < 0:
+                chain, most = self._from_main(), need
+            if chain < 0:  # all of main is held
+                chain, most = self._from_small(), 1
+            if chain < 0:  # which gave all that it could to main
+                chain = self._from_main()
+            home, stop = self.pieces[chain][-1].home, self.there[chain]
+            taken = self.cut(chain, min(need, most))
+            need -= taken
+            self.lengths[home] -= taken
+            if home == SMALL:
+                self.ghosts.remember(chain, stop - taken, stop, 0)
+                self.ghosts.forget(0, max(0, self.ghosts.lengths[0] - self.limits.ghost))
 
     def _from_small(self) -> int:
-        while (page := self.first(SMALL)) >= 0 and self.uses[page] > self.limits.promote_above:
-            self.uses[page] = 0
-            self._move_to_main(page)
-        return page
+        while (chain := self.first(SMALL)) >= 0 and self.pieces[chain][-1].uses > self.limits.promote_above:
+            self._move_to_main(chain, 0)
+        return chain
 
     def _from_main(self) -> int:
-        while (page := self.first(MAIN)) >= 0 and self.uses[page] > 0:
-            self.uses[page] -= 1
-            self._move_to_main(page)
-        return page
+        while (chain := self.first(MAIN)) >= 0 and (uses := self.pieces[chain][-1].uses) > 0:
+            self._move_to_main(chain, uses - 1)
+        return chain
 
-    def _move_to_main(self, page: int) -> None:
-        self.sizes[self.member[page]] -= 1
-        self.put(page, MAIN)
-        self.offer(page)
+    def _move_to_main(self, chain: int, uses: int) -> None:
+        """The last page of ``chain`` alone."""
+        own, last = self.pieces[chain], self.there[chain] - 1
+        self.lengths[own[-1].home] -= 1
+        if own[-1].start == last:
+            own.pop()
+        self.put(chain, last, last + 1, MAIN)
+        own[-1].uses = uses
+        self.offer(chain)
 
-    def _remember(self, page: int) -> None:
-        self.remembered[page] = len(self.gone)
-        self.gone.append(page)
-        self.ghosts += 1
-        while self.ghosts > self.limits.ghost:
-            if self.remembered[self.gone[self.oldest]] == self.oldest:
-                self.remembered[self.gone[self.oldest]] = -1
-                self.ghosts -= 1
-            self.oldest += 1
-
-    def enter(self, pages: list[int]) -> None:
-        for page in pages:
-            fills = not self.evicted and 0 < self.limits.small <= self.sizes[SMALL]
-            self.put(page, MAIN if fills or page in self.returning else SMALL)
-            self.uses[page] = 0
-        self.returning.clear()
+    def enter(self, chain: int, start: int) -> None:
+        stop, small = self.sizes[chain], self.limits.small
+        for left in self.returning.get(chain, ()):
+            self.put(chain, start, left.start, SMALL)
+            self.put(chain, left.start, left.stop, MAIN)
+            start = left.stop
+        middle = stop if self.evicted or not small else min(stop, start + max(0, small - self.lengths[SMALL]))
+        self.put(chain, start, middle, SMALL)
+        self.put(chain, middle, stop, MAIN)
