@@ -142,7 +142,9 @@ def _narrowing(parts: Parts, shape: ModelShape) -> SimulatedNarrowing | None:
     if lossy.truncation is None and lossy.compression is None:
         return None
     compression = parts.policies.compression
-    return SimulatedNarrowing(lossy.truncation, compression, parts.memory.page_size, shape.kv_bytes_per_token)
+    return SimulatedNarrowing(
+        *(lossy.truncation, compression, parts.memory.page_size, shape.kv_bytes_per_token, shape.kv_dtype_bytes)
+    )
 
 
 def _lower(parts: Parts, kv_bytes: int, host: Room) -> dict[Tier, int]:

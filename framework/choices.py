@@ -40,6 +40,10 @@ def check_choices(
         raise ConfigError(f"{which}: task=replay knows whole pages only; serve or measure quality with it")
     if isinstance(truncation, Selection) and backend == "simulated":
         raise ConfigError(f"{named} chooses pages by the queries; backend=simulated has none")
+    if isinstance(truncation, Selection) and decoupled:
+        raise ConfigError(f"{named} bounds rotated keys; it needs backend.decoupled=false")
+    if isinstance(truncation, Selection) and compression.name != "none":
+        raise ConfigError(f"{named} reads pages of native K/V; it needs compression=none, not {compression.name}")
     if compression.name != "none" and not within and truncation.name != "none":
         fits = "truncation=none or one that lets go of single tokens"
         raise ConfigError(f"compression={compression.name} goes with {fits}, not with {named}")

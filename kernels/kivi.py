@@ -64,20 +64,20 @@ def quantise_values(values: Tensor, bits: int, group: int) -> Quantised:
 
 def dequantise_keys(packed: Quantised, bits: int) -> Tensor:
     """The keys that :func:`quantise_keys` rounded, [..., tokens, head_dim], in the dtype of the scales."""
-    codes = unpack_codes(packed.codes, bits, -2)
-    group = codes.shape[-2] // max(1, packed.scales.shape[-2])
-    return restore(codes, packed.scales.repeat_interleave(group, -2), packed.minima.repeat_interleave(group, -2))
+    codes, groups = unpack_codes(packed.codes, bits, -2), packed.scales.shape[-2]
+    grouped = codes.unflatten(-2, (groups, codes.shape[-2] // max(1, groups)))
+    return restore(grouped, packed.scales[..., None, :], packed.minima[..., None, :]).flatten(-3, -2)
 
 
 def dequantise_values(packed: Quantised, bits: int) -> Tensor:
     """The values that :func:`quantise_values` rounded, [..., tokens, head_dim], in the dtype of the scales."""
-    codes = unpack_codes(packed.codes, bits, -1)
-    group = codes.shape[-1] // packed.scales.shape[-1]
-    return restore(codes, packed.scales.repeat_interleave(group, -1), packed.minima.repeat_interleave(group, -1))
+    codes, groups = unpack_codes(packed.codes, bits, -1), packed.scales.shape[-1]
+    grouped = codes.unflatten(-1, (groups, codes.shape[-1] // max(1, groups)))
+    return restore(grouped, packed.scales[..., None], packed.minima[..., None]).flatten(-2)
 
 
 def restore(codes: Tensor, scales: Tensor, minima: Tensor) -> Tensor:
-    """``codes`` * ``scales`` + ``minima``, all of one shape: computed in float32, returned in the scales' dtype."""
+    """``codes`` * ``scales`` + ``minima``, by broadcasting: computed in float32, returned in the scales' dtype."""
     return (codes * scales.float() + minima.float()).to(scales.dtype)
 
 
@@ -100,9 +100,11 @@ def pack_codes(codes: Tensor, bits: int, dim: int) -> Tensor:
 
 def unpack_codes(words: Tensor, bits: int, dim: int) -> Tensor:
     """The codes of :func:`pack_codes`, uint8."""
-    shifts = torch.arange(0, WORD, WORD // _per_word(bits), dtype=torch.int32, device=words.device)
-    codes = (words.movedim(dim, -1)[..., None] >> shifts) & (2**bits - 1)
-    return codes.to(torch.uint8).flatten(-2).movedim(-1, dim)
+    _per_word(bits)
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)
+    along = words.movedim(dim, -1).clone(memory_format=torch.contiguous_format)
+    octets = along.view(torch.uint8)  # low bits first on every machine that torch runs on
+    return ((octets[..., None] >> shifts) & (2**bits - 1)).flatten(-2).movedim(-1, dim)
 
 
 def _per_word(bits: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,13 +29,13 @@ def native_statistics(
     library: ctypes.CDLL, call: AttentionCall, column_sums: bool, rows: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Column sums and rows as ``AttentionStatistics`` has them."""
-    lengths = call.query_starts.diff()
-    num_segments, num_heads = len(lengths), call.query.shape[1]
-    num_keys = int(((call.positions + lengths) * (lengths > 0)).max()) if num_segments else 0
-    height = min(rows, int(lengths.max())) if num_segments else 0
+    lengths = np.diff(call.query_starts.numpy())
+    ends = np.where(lengths > 0, call.positions.numpy() + lengths, 0)
+    num_segments, num_heads, num_keys = len(lengths), call.query.shape[1], max(0, int(ends.max(initial=0)))
+    height = min(rows, max(0, int(lengths.max(initial=0))))
     new = call.query.new_zeros
-    sums = new((num_segments, num_heads, max(0, num_keys)), dtype=torch.float32) if column_sums else None
-    last = new((num_segments, num_heads, max(0, height), max(0, num_keys)), dtype=torch.float32) if rows else None
+    sums = new((num_segments, num_heads, num_keys), dtype=torch.float32) if column_sums else None
+    last = new((num_segments, num_heads, height, num_keys), dtype=torch.float32) if rows else None
     query = call.query.float()
     arguments = _Statistics(
         call=attention_arguments(call, query, query),

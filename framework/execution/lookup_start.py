@@ -9,6 +9,7 @@ back, the second to match its queries with what the first one wrote, and to copy
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class _Sizes:
 
     def random(self) -> Tensor:
         """[groups x head_dim, hidden], which keeps the size of a normed vector."""
-        return torch.randn(self.groups * self.head_dim, self.hidden) / self.hidden**0.5
+        return torch.randn(self.groups * self.head_dim, self.hidden) / math.sqrt(self.hidden)
 
 
 def _look_back(attention: Any, sizes: _Sizes) -> Tensor:
@@ -68,10 +69,11 @@ def _look_back(attention: Any, sizes: _Sizes) -> Tensor:
     attention.k_proj.bias.copy_(key.repeat(sizes.groups))
     attention.q_proj.bias.copy_(query.repeat(sizes.heads))
     value = sizes.random()
-    out = torch.randn(value.shape[0], sizes.hidden) / value.shape[0] ** 0.5
+    out = torch.randn(value.shape[0], sizes.hidden) / math.sqrt(value.shape[0])
     attention.v_proj.weight.copy_(value)
     _write(attention, sizes, out, sizes.embedding)
-    return out.T @ value
+    written: Tensor = out.T @ value
+    return written
 
 
 def _match_and_copy(attention: Any, sizes: _Sizes, written: Tensor) -> None:

@@ -17,15 +17,20 @@ class SimulatedNarrowing:
     truncation: what lets go of tokens; None: nothing does.
     compression: in what form the rest is stored.
     page_size: tokens in a page; packed tokens take whole pages.
-    native_bytes: of K/V of one token.
+    native_bytes: of K/V of one token. number_bytes: of one number of it.
     """
 
     def __init__(
-        self, truncation: TokenTruncation | None, compression: Compression, page_size: int, native_bytes: int
+        self,
+        truncation: TokenTruncation | None,
+        compression: Compression,
+        page_size: int,
+        native_bytes: int,
+        number_bytes: int = 2,
     ) -> None:
         self._truncation, self._compression = truncation, compression
         self._page_size = page_size
-        self._share = compression.bytes_per_token(native_bytes) / native_bytes
+        self._share = compression.bytes_per_token(native_bytes, number_bytes) / native_bytes
         self._cached: dict[int, float] = {}
 
     def slots(self, segments: Iterable[Segment]) -> dict[int, int]:

@@ -56,10 +56,15 @@ class Judge:
                 chosen = free.chosen[place] if free is not None else [step.chosen for step in steps]
                 exact, shared = self._worth(case, turn, chosen)
                 whole = None if full is None else self._worth(case, turn, [s.reference_chosen or 0 for s in steps])[0]
-                about = (case.task, case.length, case.number, j)
                 steps[: turn.before_cut] = [step.untold() for step in steps[: turn.before_cut]]
-                figures = (tuple(steps), exact, whole, float(self.kv_bytes), shared)
-                yield MeasuredTurn(*about, *figures, self._text_bytes(reply))
+                yield MeasuredTurn(
+                    *(case.task, case.length, case.number, j, tuple(steps)),
+                    exact=exact,
+                    full_exact=whole,
+                    full_kv_bytes=float(self.kv_bytes),
+                    f1=shared,
+                    text_bytes=self._text_bytes(reply),
+                )
 
     def _worth(self, case: Case, turn: CaseTurn, chosen: Sequence[int]) -> tuple[float | None, float | None]:
         """Accuracy and F1 of a reply: on the right one's tokens, one by one, the first wrong choice decides, so that

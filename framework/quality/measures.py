@@ -42,8 +42,8 @@ class StepMeasures:
 
     def untold(self) -> StepMeasures:
         """The step without what would say something of a policy that has not had its say yet."""
-        held: dict[str, None] = dict.fromkeys(("held_tokens", "kv_bytes", "state_bytes"))
-        return replace(self, kl_nats=None, attention_error=None, recall=None, **held)
+        bare = replace(self, kl_nats=None, attention_error=None, recall=None)
+        return replace(bare, held_tokens=None, kv_bytes=None, state_bytes=None)
 
     @property
     def agrees(self) -> bool | None:

@@ -67,4 +67,4 @@ def random_windows(text: bytes, length: int, count: int, rng: np.random.Generato
     """``count`` stretches of ``length`` bytes from anywhere in ``text``, [count, length]."""
     data = np.frombuffer(text, np.uint8)
     starts = rng.integers(0, len(data) - length + 1, count)
-    return data[starts[:, None] + np.arange(length)].astype(np.int64)
+    return np.asarray(data[starts[:, None] + np.arange(length)], np.int64)

@@ -28,10 +28,12 @@ CARD, PAUSED = "card.json", "paused"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids [rows, length], and which of them the loss is taken of."""
+    """Token ids [rows, length], which of them the loss is taken of, and what a query does not see of the tokens before
+    it (bool [rows, K/V heads, query, key]; None: nothing)."""
 
     tokens: NDArray[np.int64]
     wanted: NDArray[np.bool_]
+    unseen: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,14 @@ def train(
     folder: of the checkpoint; its subfolder ``paused`` goes when the card is written.
     pause_every_s: how often the state is written there.
     """
-    folder = folder / PAUSED
+    folder = folder / PAUSED / label
     done = trainee.resume(folder) or {"step": 0, "seconds": 0.0, "loss": None}
     began, saved = time.perf_counter() - done["seconds"], time.perf_counter()
     with WorkProgress(label, schedule.steps) as progress:
         progress.advance(done["step"])
         for step in range(done["step"], schedule.steps):
             batch = draw(step)
-            loss = trainee.step(batch.tokens, batch.wanted, schedule.rate_at(step))
+            loss = trainee.step(batch.tokens, batch.wanted, schedule.rate_at(step), batch.unseen)
             smooth = loss if done["loss"] is None else 0.95 * done["loss"] + 0.05 * loss
             done = {"step": step + 1, "seconds": time.perf_counter() - began, "loss": smooth}
             progress.note(f"step {step + 1} of {schedule.steps}, loss {smooth:.3f}")

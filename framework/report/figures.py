@@ -213,9 +213,9 @@ def label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], gap: float
 
     ``ends``: x and y of each end, its name and colour.
     """
-    low, high = axes.get_ylim()
+    to_axes = axes.transData + axes.transAxes.inverted()
     ends = sorted(ends, key=lambda end: end[1])
-    heights = spread([(y - low) / (high - low) for _, y, _, _ in ends], gap)
+    heights = spread([float(to_axes.transform((x, y))[1]) for x, y, _, _ in ends], gap)
     for (x, y, name, colour), height in zip(ends, heights, strict=True):
         axes.annotate(
             name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..quality.intervals import Interval
 from .figures import RC, caption, ending, label_ends
 from .quality import ALL, FULL, RANDOM, TEXT, QualityRow, QualityTable
 from .style import look
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS, _PANEL, _LABELS = 2, (3.4, 2.75), 1.45  # panels beside each other, inches of one, inches for names
+_NOTHING = 1e-5  # nats: rounding
 _MARGINS = (0.75, 0.62, 0.5, 0.85)  # left, between panels and above each, top, bottom
 
 
@@ -97,51 +99,69 @@ def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One policy in a panel: points by falling share of the bytes, with their intervals."""
+
+    label: str
+    oracle: bool
+    share: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
 def _panel(axes: Axes, table: QualityTable, panel: _Panel, last: bool) -> None:
-    ends: list[tuple[float, float, str, str]] = []
-    for label in table.labels:
-        if label != FULL:
-            ends += _curve(axes, table.of(label), panel)
-    whole = table.row(FULL, None)
-    found = None if whole is None else whole.interval(panel.task, panel.measure)
-    if found is not None:
-        axes.axhline(found.mean, color="#777777", linestyle=(0, (1, 1)), linewidth=1.2, zorder=1)
-        ends.append((0.0, found.mean, FULL, "#777777"))
-    _scales(axes, table, panel)
-    right = axes.get_xlim()[1]
-    placed = [(right if name == FULL else x, y, name, colour) for x, y, name, colour in ends]
-    label_ends(axes, placed, gap=min(0.075, 1.0 / max(1, len(placed))))
+    full = _full(table, panel)
+    lines = [_line(table.of(label), panel, full) for label in table.labels if label != FULL]
+    ends = [end for line in lines if line.share for end in _curve(axes, line)]
+    if full is not None and panel.measure in ("accuracy", "bits_per_token"):
+        axes.axhline(full, color="#777777", linestyle=(0, (1, 1)), linewidth=1.2, zorder=1)
+        ends.append((min(table.budgets), full, FULL, "#777777"))
+    _scales(axes, table, panel, [line for line in lines if line.share])
+    label_ends(axes, ends, gap=min(0.075, 1.0 / max(1, len(ends))))
     axes.set_title(panel.title, fontsize=9)
     if last:
         axes.set_xlabel("bytes kept, share of the full cache (less to the right)", fontsize=8)
 
 
-def _curve(axes: Axes, rows: Sequence[QualityRow], panel: _Panel) -> list[tuple[float, float, str, str]]:
-    """Draw one policy; its end, if anything was drawn."""
+def _full(table: QualityTable, panel: _Panel) -> float | None:
+    """What a policy that keeps everything has; None where it cannot be drawn, or is not known."""
+    whole = table.row(FULL, None)
+    found = None if whole is None else whole.interval(panel.task, panel.measure)
+    known = {"recall": 1.0, "attention_error": 0.0}
+    return known.get(panel.measure) if found is None else found.mean
+
+
+def _line(rows: Sequence[QualityRow], panel: _Panel, full: float | None) -> _Line:
     points = []
     for row in rows:
         share, found = row.interval(panel.task, "kv_share"), row.interval(panel.task, panel.measure)
         if share is not None and found is not None:
             points.append((share.mean, found))
-    if not points:
-        return []
     points.sort(key=lambda point: -point[0])
-    label, oracle = rows[0].label, rows[0].oracle
-    colour, line = _look(label, oracle)
-    x = [share for share, _ in points]
-    floor = 1e-6 if panel.log else -np.inf
-    y = [max(found.mean, floor) for _, found in points]
-    axes.plot(x, y, color=colour, linestyle=line, marker="o", markersize=2.6, linewidth=1.5)
-    low = [max(found.mean if found.low is None else found.low, floor) for _, found in points]
-    high = [max(found.mean if found.high is None else found.high, floor) for _, found in points]
-    if len(points) > 1:
-        axes.fill_between(x, low, high, color=colour, alpha=0.10, linewidth=0)
-    else:
-        axes.vlines(x, low, high, color=colour, linewidth=1.0)
-        offset = {"xytext": (4, 3), "textcoords": "offset points"}
-        axes.annotate(label, (x[0], y[0]), color=colour, fontsize=7.5, **offset)
-        return []
-    return [(x[-1], y[-1], f"{label} (oracle)" if oracle else label, colour)]
+    if full is not None and len(points) > 1 and points[0][0] < 0.95:
+        points.insert(0, (1.0, Interval(full, None, None, 0)))
+    means = [found.mean for _, found in points]
+    low = [found.mean if found.low is None else found.low for _, found in points]
+    high = [found.mean if found.high is None else found.high for _, found in points]
+    floor = _NOTHING if panel.log else -np.inf
+    bounded = ([max(value, floor) for value in values] for values in (means, low, high))
+    return _Line(rows[0].label, rows[0].oracle, [share for share, _ in points], *bounded)
+
+
+def _curve(axes: Axes, line: _Line) -> list[tuple[float, float, str, str]]:
+    """Draw one policy; its end, if that is to be named at the right."""
+    colour, style = _look(line.label, line.oracle)
+    axes.plot(line.share, line.mean, color=colour, linestyle=style, marker="o", markersize=2.6, linewidth=1.5)
+    if len(line.share) > 1:
+        axes.fill_between(line.share, line.low, line.high, color=colour, alpha=0.10, linewidth=0)
+        name = f"{line.label} (oracle)" if line.oracle else line.label
+        return [(line.share[-1], line.mean[-1], name, colour)]
+    axes.vlines(line.share, line.low, line.high, color=colour, linewidth=1.0)
+    place = (line.share[0], line.mean[0])
+    axes.annotate(line.label, place, (4, 3), textcoords="offset points", color=colour, fontsize=7.5)
+    return []
 
 
 def _look(label: str, oracle: bool) -> tuple[str, str | tuple[int, tuple[int, ...]]]:
@@ -153,24 +173,20 @@ def _look(label: str, oracle: bool) -> tuple[str, str | tuple[int, tuple[int, ..
     return style.colour, style.line
 
 
-def _scales(axes: Axes, table: QualityTable, panel: _Panel) -> None:
+def _scales(axes: Axes, table: QualityTable, panel: _Panel, lines: Sequence[_Line]) -> None:
     from matplotlib.ticker import NullFormatter, NullLocator
 
     axes.set_xscale("log")
-    ticks = [budget for budget in table.budgets if _apart(budget, table.budgets)]
+    named = [*table.budgets, *([] if 1.0 in table.budgets else [1.0])]
+    ticks = [budget for budget in named if _apart(budget, named)]
     axes.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
-    least = min(
-        [
-            table.budgets[0],
-            *(line.get_xdata()[-1] for line in axes.get_lines() if len(line.get_xdata()) and line.get_marker() == "o"),
-        ]
-    )  # type: ignore[index, arg-type]
-    axes.set_xlim(1.08, least / 1.08)
+    axes.set_xlim(1.08, min([table.budgets[0], *(line.share[-1] for line in lines)]) / 1.08)
     axes.tick_params(labelsize=8)
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(min([y for line in lines for y in line.mean if y > _NOTHING], default=1.0) / 2)
         return
     if panel.share:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

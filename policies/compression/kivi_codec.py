@@ -86,8 +86,11 @@ class KiviCodec(Codec):
         return taken | self._regrouped(_rows(self._key_codes(parts), tokens), groups)
 
     def keys(self, parts: dict[str, Tensor]) -> Tensor:
-        from ...kernels.kivi import restore
+        from ...kernels.kivi import Quantised, dequantise_keys, restore
 
+        if KEY_GROUPS not in parts:
+            packed = Quantised(parts[KEY_CODES], parts[KEY_SCALES], parts[KEY_MINIMA])
+            return dequantise_keys(packed, self.bits)[..., : _tokens(parts), :]
         codes, groups = self._key_codes(parts), self._groups(parts)
         return restore(codes, _rows(parts[KEY_SCALES], groups), _rows(parts[KEY_MINIMA], groups))
 

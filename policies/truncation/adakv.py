@@ -23,8 +23,7 @@ class AdaKV(SnapKV):
     layer's total can miss G b, by up to 1.5 for each head. This is the official ``AdaptiveSnapKVCluster`` with its
     defaults (window 32, kernel 7, max, 512 tokens, floor 0.5; kvpress: 0.2).
 
-    Deviations: those of SnapKV; no normalisation by the heads' own shares, no dense first layers. In later turns, where
-    heads hold different numbers already, a layer that holds no more than its budget is not cut.
+    Deviations: those of SnapKV; no normalisation by the heads' own shares, no dense first layers.
     """
 
     kernel: int = 7
@@ -52,9 +51,7 @@ class AdaKV(SnapKV):
         rank = torch.arange(heads * slots, device=score.device).expand(flat.shape)
         taken = in_slots(rank < total, best).view(-1, slots, heads).transpose(1, 2) & candidates.gather(-1, order)
         sizes = (taken.sum(dim=-1).double() * (1.0 - self.floor_alpha) + self._floor(budget)).round().long()
-        held = candidates.sum(dim=-1)  # [L, G]
-        within = held.sum(dim=-1, keepdim=True) <= total
-        return sizes.where(~within, held) + self.protected(view).sum(dim=-1)
+        return sizes + self.protected(view).sum(dim=-1)
 
     def kept_tokens(self, cached_tokens: int, tokens: int, stage: Stage) -> float:
         """But for the rounding of each head, up to half a token."""

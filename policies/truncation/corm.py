@@ -78,7 +78,8 @@ class CORM(StagedTruncation):
     def keep(self, view: CacheView) -> Tensor | None:
         if not self.cuts(view.stage) or view.tokens <= self.recent:
             return None
-        return (view.state["major"] > view.tokens - self.window) | newest_tokens(view, self.recent)
+        major = (view.positions >= 0) & (view.state["major"] > view.tokens - self.window)
+        return major | newest_tokens(view, self.recent)
 
     def kept_tokens(self, cached_tokens: int, tokens: int, stage: Stage) -> float:
         if not self.cuts(stage):

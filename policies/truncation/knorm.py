@@ -24,4 +24,5 @@ class KNorm(ScoredTruncation):
     def score(self, view: CacheView) -> Tensor:
         from torch.linalg import vector_norm
 
-        return -vector_norm(view.keys(), dim=-1)
+        norms: Tensor = vector_norm(view.keys(), dim=-1)
+        return -norms

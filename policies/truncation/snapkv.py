@@ -83,7 +83,7 @@ class SnapKV(AttentionTruncation):
         return newest_tokens(view, self.window)
 
     def score(self, view: CacheView) -> Tensor:
-        """[L, G, n]: 0 in the window."""
+        """[L, G, n]; what it says of the window does not count."""
         order = oldest_first(view.positions)
         candidates = ((view.positions >= 0) & ~self.protected(view)).gather(-1, order)
         per_head = view.state[ROWS].sum(dim=2)

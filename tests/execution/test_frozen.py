@@ -177,3 +177,20 @@ def test_a_front_holds_what_was_written() -> None:
         assert torch.equal(read(pool, table, 1), numbers.masked_fill(behind, 0.0)[1])
     untouched = [page for page in range(12) if page not in (2, 7)]
     assert pool[untouched].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_16_bits_a_front_says_what_its_tokens_said(rig: Any, dtype: str) -> None:
+    policy = Sizes(ragged(3, 20, "prompt"), watch=False)
+    arena = Bench(rig("llama", num_kv_heads=KV_HEADS).model, truncation=policy, dtype=dtype)
+    led = Led(arena, 1, 60)
+    arena.run((led, 40, "prompt"))
+    assert led.memory.front is not None
+    found, exact = arena.run((led, 1, "decode"))[0].float(), led.dense
+    exact.step(led.ids[:40].tolist())
+    held = policy.seen[101]["positions"][..., :-1]  # without the token itself
+    kept = torch.zeros_like(exact.alive, dtype=torch.int64)
+    kept.scatter_add_(-1, held.clamp(min=0), (held >= 0).long())
+    assert 3 <= kept.sum(-1).min() < kept.sum(-1).max() <= 20
+    exact.alive = kept.bool()
+    assert (found - exact.step(led.ids[40:41].tolist())).abs().max() < 0.15

@@ -158,7 +158,8 @@ class Led:
         return Segment(0, self.log, self.slots, length, table, sample=True, narrowing=narrowing)
 
     def after(self, length: int, slots: int | None) -> None:
-        """What the engine does: slots that were let go of are gone, and so are their pages."""
+        """What the engine does: slots that were let go of are gone, and so are their pages; the others may be elsewhere
+        in the next step."""
         self.tokens += length
         end = self.slots + length
         self.slots = end if slots is None else slots
@@ -169,6 +170,10 @@ class Led:
         self.bench.free += gone
         if self.slots % PAGE_SIZE:
             self.bench.pool[self.pages[-1], :, :, :, self.slots % PAGE_SIZE :] = float("nan")
+        old, self.pages = self.pages, [self.bench.free.pop(0) for _ in self.pages]
+        self.bench.pool[self.pages] = self.bench.pool[old]
+        self.bench.pool[old] = float("nan")
+        self.bench.free += old
 
 
 class Bench:
@@ -295,6 +300,17 @@ def test_groups_of_query_heads(rig: Any, kv_heads: int) -> None:
         arena.check((led, length, stage))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(rig: Any, dtype: str) -> None:
+    model = rig("llama", num_kv_heads=2).model
+    arena, exact = Bench(model, Keeping(), dtype=dtype), Bench(model, Keeping())
+    leds = Led(arena, 1, 40), Led(exact, 1, 40)
+    for length, stage in ((23, "prompt"), (1, "decode"), (1, "decode"), (4, "prompt")):
+        near, true = (led.bench.run((led, length, stage)) for led in leds)
+        assert near.dtype == getattr(torch, dtype) and not torch.equal(near.float(), true)
+        assert (near.float() - true).abs().max() < 0.3 * true.abs().max()
+
+
 def test_learned_positions_stay_true(rig: Any) -> None:
     arena = Bench(rig("opt").model, Heaviest())
     led = Led(arena, 1, 40)
@@ -311,8 +327,8 @@ def test_a_budget_that_is_never_reached_changes_no_bit(bench: Any, positions: st
         found = arena.run((narrowed, length, stage))
         segment = whole.segment(length, stage)
         segment.narrowing = None
-        whole.after(length, None)
         plain.executor.run(Batch([segment]))
+        whole.after(length, None)
         assert torch.equal(found, plain.logits)
     assert narrowed.slots == 40
 

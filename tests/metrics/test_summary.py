@@ -42,7 +42,7 @@ SECTIONS = {
         "hit_ratio_by_turn", "evicted_pages", "adopted_pages", "faults", "suspensions",
     },
     "transfer": {"bytes", "stall_s"},
-    "device": {"busy_s", "busy_fraction", "peak_pages"},
+    "device": {"busy_s", "busy_fraction", "peak_pages", "peak_kv_bytes"},
     "cost": {"compute_usd", "dram_usd", "ssd_usd", "total_usd", "usd_per_million_output_tokens"},
 }  # fmt: skip
 
@@ -103,7 +103,7 @@ def test_warmup_is_excluded_and_counted(make_request: Maker, run_info: dict[str,
     assert (summary["latency"]["e2e_s"]["count"], summary["latency"]["itl_s"]["count"]) == (1, 0)
     assert summary["throughput"]["prefill_tokens_per_s"] == 1.0
     assert summary["transfer"] == {"bytes": {"host->device": 7}, "stall_s": 0.0}
-    assert summary["device"] == {"busy_s": 1.0, "busy_fraction": 0.1, "peak_pages": 7}
+    assert summary["device"] == {"busy_s": 1.0, "busy_fraction": 0.1, "peak_pages": 7, "peak_kv_bytes": None}
 
 
 def test_failed_requests_are_counted_and_nothing_else(make_request: Maker, run_info: dict[str, Any]) -> None:

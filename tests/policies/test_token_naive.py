@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvarena.framework.policy import Stage, highest_scores
+from kvarena.policies.truncation.adakv import AdaKV
 from kvarena.policies.truncation.buzz import Buzz
 from kvarena.policies.truncation.corm import CORM
 from kvarena.policies.truncation.future import Future
@@ -21,6 +22,7 @@ from kvarena.policies.truncation.h2o import H2O
 from kvarena.policies.truncation.keydiff import KeyDiff
 from kvarena.policies.truncation.knorm import KNorm
 from kvarena.policies.truncation.random import Random
+from kvarena.policies.truncation.snapkv import SnapKV
 from kvarena.policies.truncation.tova import TOVA
 from kvarena.policies.truncation.window import Window
 
@@ -186,6 +188,13 @@ def test_buzz(sink: int, window: int, stride: int, threshold: int, seed: int) ->
         assert any(later < earlier for earlier, later in pairwise(sizes)), "a saw-tooth"
 
 
+def test_buzz_keeps_the_oldest_of_equals() -> None:
+    logits = torch.zeros(1, 2, 20, 20, dtype=torch.float64)
+    logits[..., 0] = 1000.0  # nobody looks at anything else
+    policy = Buzz(sink=1, window=2, stride=4, budget_tokens=12)
+    assert TokenCache(policy, logits, 2, shuffle=1).run([(20, "prompt")]) == [[[[0, 1, 5, 9, 13, 17, 18, 19]] * 2]]
+
+
 def ring(window: int, recent: int, threshold: float = 1.0) -> Cut:
     def cut(head: PlainHead, stage: Stage) -> list[int]:
         last = list(enumerate(head.rows))[-window:]
@@ -208,8 +217,9 @@ def test_corm_keeps_what_is_above_the_average() -> None:
     last = full_attention(logits)[0, :, -1]
     kept = TokenCache(policy, logits, 2).run([(LENGTH, "prompt")])
     assert kept[0][0] == [[p for p in range(LENGTH) if row[p] >= 1 / LENGTH] for row in last.tolist()]
-    even = torch.zeros(1, 2, LENGTH, LENGTH)  # float32: 1 / n rounds
-    assert TokenCache(policy, even, 2).run(TWO_TURNS)[-1] == [[list(range(LENGTH))] * 2]
+    for tokens in (41, 47, 55, 61):  # float32: n times 1 / n may be less than 1
+        even = torch.zeros(1, 2, tokens, tokens)
+        assert TokenCache(policy, even, 2).run([(tokens, "prompt")])[-1] == [[list(range(tokens))] * 2]
     one = torch.zeros(1, 2, LENGTH, LENGTH)
     one[..., 3] = 100.0
     assert TokenCache(policy, one, 2).run([(LENGTH, "prompt")]) == [[[[3], [3]]]]
@@ -220,6 +230,44 @@ def test_corms_query_heads_speak_for_their_kv_head() -> None:
     apart = TokenCache(CORM(window=3, recent=2), logits, 4).run([(LENGTH, "prompt")])[0][0]
     together = TokenCache(CORM(window=3, recent=2), logits, 2).run([(LENGTH, "prompt")])[0][0]
     assert together == [sorted({*apart[0], *apart[1]}), sorted({*apart[2], *apart[3]})]
+
+
+def looked_at(head: PlainHead, window: int, kernel: int, pooling: str) -> dict[int, float]:
+    """Pooled probabilities that the last ``window`` queries give each cached token before them."""
+    before = head.cached[:-window]
+    sums = [sum(row.get(p, 0.0) for row in head.rows[-window:]) for p in before]
+    edge = [0.0] * (kernel // 2)
+    near = [[*edge, *sums, *edge][i : i + kernel] for i in range(len(sums))]
+    return dict(zip(before, (max(n) if pooling == "max" else sum(n) / kernel for n in near), strict=True))
+
+
+def shared_out(heads: list[PlainHead], spare: int, window: int, floor: float, pooling: str) -> None:
+    """Ada-KV: each head keeps its own best, as many as it has among the best of all, drawn towards ``spare``."""
+    scores = [looked_at(head, window, 3, pooling) for head in heads]
+    best = sorted(((-score, p, h) for h, of in enumerate(scores) for p, score in of.items()))[: spare * len(heads)]
+    for h, (head, of) in enumerate(zip(heads, scores, strict=True)):
+        size = round(sum(owner == h for _, _, owner in best) * (1 - floor) + int(spare * floor))
+        head.leave([*sorted(of, key=lambda p: (-of[p], p))[:size], *head.cached[-window:]])
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+@pytest.mark.parametrize("floor", [0.0, 0.25, 0.5, 1.0])
+def test_adakv_and_snapkv(floor: float, pooling: str) -> None:
+    """In the second turn heads hold different numbers of tokens already."""
+    logits = random_logits(4, 2, 3, LENGTH)
+    layers = [[PlainHead(head.numpy()) for head in layer] for layer in logits]
+    knobs: dict[str, object] = {"budget_tokens": 9, "budget_ratio": None, "window": 4, "kernel": 3, "pooling": pooling}
+    cache = TokenCache(AdaKV(**knobs, floor_alpha=floor), logits, 3, shuffle=1)  # type: ignore[arg-type]
+    snap = TokenCache(SnapKV(**knobs), logits, 3)  # type: ignore[arg-type]
+    for queries, stage in TWO_TURNS:
+        for heads in layers:
+            for head in heads:
+                head.step(queries)
+            if stage == "prompt":
+                shared_out(heads, 9 - 4, 4, floor, pooling)
+        kept = cache.step(queries, stage)
+        assert kept == [[head.cached for head in heads] for heads in layers]
+        assert (snap.step(queries, stage) == kept) == (floor == 1.0 or stage == "chunk")
 
 
 def test_tova_averages_all_heads_of_a_layer() -> None:

@@ -27,7 +27,7 @@ from kvarena.policies.truncation.tova import TOVA
 from kvarena.policies.truncation.window import Window
 
 sys.path.insert(0, str(Path(__file__).parent))
-from token_cache import Kept, TokenCache, full_attention, prompt_and_replies, random_keys, random_logits
+from token_cache import Kept, TokenCache, View, full_attention, prompt_and_replies, random_keys, random_logits
 
 TOKENS = 48
 TURNS = [*prompt_and_replies(24, 8, 10), *prompt_and_replies(9, 7)]
@@ -247,6 +247,35 @@ def test_the_state_that_counts_is_the_state_that_is_kept(name: str) -> None:
     promised = policy.state_bytes(CacheShape(3, 4, 2, 64)) if hasattr(policy, "state_bytes") else 0
     assert promised == held
     assert all(state.shape[-1] == one.positions.shape[-1] for state in one.state.values())
+
+
+@every
+def test_slots_that_hold_nothing_do_not_matter(name: str) -> None:
+    """Whatever is said of them; a plane may have some and another none."""
+    positions = torch.arange(40).expand(3, 2, 40)
+    given, keys = random_logits(1, 3, 4, 40).softmax(-1), random_keys(1, 3, 2, 40)
+    later, policy = random_logits(2, 3, 4, 40).exp()[:, :, 0], POLICIES[name]()
+    plain = View(0, "prompt", 40, 40, positions, {}, policy.needs, given, keys, lambda: later)
+    policy.observe(plain)
+    kept = policy.keep(plain)
+    assert kept is not None
+    empty = torch.full((3, 2, 5), -1)
+    padded = View(
+        0,
+        "prompt",
+        40,
+        40,
+        torch.cat((empty, positions), -1),
+        {},
+        policy.needs,
+        torch.cat((torch.full((3, 4, 40, 5), 7.0), given), -1),
+        torch.cat((random_keys(3, 3, 2, 5) + 99, keys), 2),
+        lambda: torch.cat((torch.full((3, 4, 5), 9.0), later), -1),
+    )
+    policy.observe(padded)
+    found = policy.keep(padded)
+    assert found is not None
+    assert not found[..., :5].any() and found[..., 5:].equal(kept)
 
 
 def test_what_must_stay_stays_though_the_budget_is_less() -> None:

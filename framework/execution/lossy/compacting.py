@@ -24,7 +24,7 @@ def compact(rows: PoolRows, table: Tensor, keep: Tensor, kept: int, ascending: b
     planes = keep.flatten(0, 1)
     columns, plane, source, target = (_in_order if ascending else _filled)(planes, kept)
     if plane.numel():
-        rows.move(*(rows.of_slots(table, torch.stack((source, target))) + rows.planes[plane]))
+        rows.move(rows.of_slots(table, torch.stack((source, target))) + rows.planes[plane])
     return columns.view(*keep.shape[:2], kept)
 
 

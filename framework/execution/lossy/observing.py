@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Watch:
         self._decodes = [i for i, s in enumerate(segments) if s.length == 1 and not _has_front(s)]
         at = [segments[i].rows.start for i in self._decodes]
         self._decode_rows = torch.tensor(at, dtype=torch.int64, device=rows.pool.device)
-        self._waiting: list[LayerCall] = []
+        self._waiting: list[tuple[LayerCall, Tensor]] = []
         self._layers: dict[int, list[Seen]] = {
             i: [] for i in range(len(segments)) if segments[i].length > 1 or _has_front(segments[i])
         }
@@ -41,7 +41,7 @@ class Watch:
     def attended(self, call: LayerCall, out: Tensor) -> None:
         """Called after the attention of each layer, in order."""
         if self._decodes:
-            self._waiting.append(replace(call, query=call.query.index_select(0, self._decode_rows)))
+            self._waiting.append((call, call.query.index_select(0, self._decode_rows)))
         for i, layers in self._layers.items():
             see = self._over_front if _has_front(self._segments[i]) else self._over_pages
             layers.append(see(call, self._segments[i]))
@@ -55,22 +55,23 @@ class Watch:
         return [found[i] for i in range(len(self._segments))]
 
     def _of_decodes(self) -> list[Seen]:
-        if len({(c.scale, c.softcap, id(c.key_cos)) for c in self._waiting}) == 1:
+        if len({(call.scale, call.softcap, id(call.key_cos)) for call, _ in self._waiting}) == 1:
             return self._at_once(self._waiting)
-        layers = [self._at_once([call]) for call in self._waiting]
+        layers = [self._at_once([each]) for each in self._waiting]
         return [
             Seen(_joined([s.column_sums for s in parts]), _joined([s.rows for s in parts]))
             for parts in zip(*layers, strict=True)
         ]
 
-    def _at_once(self, calls: list[LayerCall]) -> list[Seen]:
+    def _at_once(self, calls: list[tuple[LayerCall, Tensor]]) -> list[Seen]:
         """Each layer of a decoding segment is a segment of the pool in which each layer of a page is a page."""
         pool, segments, count = self._rows.pool, [self._segments[i] for i in self._decodes], len(calls)
-        layers = torch.tensor([c.layer for c in calls], dtype=torch.int32, device=pool.device)
+        layers = torch.tensor([call.layer for call, _ in calls], dtype=torch.int32, device=pool.device)
         table = _padded([s.table for s in segments])[:, None] * pool.shape[1] + layers[:, None]
         starts = torch.tensor([s.start for s in segments], dtype=torch.int32, device=pool.device)
         found = self._statistics(
-            replace(calls[0], query=torch.stack([c.query for c in calls], dim=1).flatten(0, 1)),
+            calls[0][0],
+            torch.stack([query for _, query in calls], dim=1).flatten(0, 1),
             pool.flatten(0, 1),
             table.flatten(0, 1),
             torch.arange(len(segments) * count + 1, dtype=torch.int32, device=pool.device),
@@ -81,7 +82,8 @@ class Watch:
     def _over_pages(self, call: LayerCall, segment: FormedSegment) -> Seen:
         device = segment.table.device
         found = self._statistics(
-            replace(call, query=call.query[segment.rows]),
+            call,
+            call.query[segment.rows],
             self._rows.pool[:, call.layer],
             segment.table[None],
             torch.tensor([0, segment.length], dtype=torch.int32, device=device),
@@ -90,10 +92,10 @@ class Watch:
         return Seen(found.column_sums, found.rows)
 
     def _statistics(
-        self, call: LayerCall, pool: Tensor, table: Tensor, starts: Tensor, positions: Tensor
+        self, call: LayerCall, query: Tensor, pool: Tensor, table: Tensor, starts: Tensor, positions: Tensor
     ) -> AttentionStatistics:
         return attention_statistics(
-            call.query,
+            query,
             pool,
             table,
             starts,
@@ -145,7 +147,7 @@ def _has_front(segment: FormedSegment) -> bool:
 
 
 def _padded(tables: list[Tensor]) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(tables, batch_first=True)
+    return tables[0][None] if len(tables) == 1 else torch.nn.utils.rnn.pad_sequence(tables, batch_first=True)
 
 
 def _slice(found: AttentionStatistics, at: slice, keys: int) -> Seen:

@@ -12,13 +12,13 @@ from torch import Tensor
 class PoolRows:
     """The pool [num_pages, L, 2, G, page_size, head_dim] as rows of head_dim numbers.
 
-    K of the token in slot s of layer l and head g is row ``planes[l * G + g] + of_slots(table, s)``, its V ``values``
-    rows behind.
+    K of the token in slot s of layer l and head g is row ``planes[l * G + g] + of_slots(table, s)``, its V
+    ``values`` rows behind.
     """
 
     pool: Tensor
     planes: Tensor  # int64 [L * G]
-    values: int
+    kinds: Tensor  # int64 [2, 1]: 0 for K, ``values`` for V
 
     @classmethod
     def of(cls, pool: Tensor) -> PoolRows:
@@ -26,7 +26,13 @@ class PoolRows:
         _, num_layers, _, num_kv_heads, page_size, _ = pool.shape
         layers = torch.arange(num_layers, device=pool.device)[:, None] * (2 * num_kv_heads)
         heads = torch.arange(num_kv_heads, device=pool.device)
-        return cls(pool, ((layers + heads) * page_size).flatten(), num_kv_heads * page_size)
+        kinds = torch.tensor([[0], [num_kv_heads * page_size]], device=pool.device)
+        return cls(pool, ((layers + heads) * page_size).flatten(), kinds)
+
+    @property
+    def values(self) -> int:
+        """How many rows the V of a token lies behind its K."""
+        return self.pool.shape[3] * self.pool.shape[4]
 
     @property
     def page_size(self) -> int:
@@ -51,8 +57,9 @@ class PoolRows:
         found = block.index_select(0, index.flatten()).view(*planes.shape, -1, head_dim)
         return found[..., first - first_page * page_size : stop - first_page * page_size, :].float()
 
-    def move(self, source: Tensor, target: Tensor) -> None:
-        """Copy K and V of the rows ``source`` to ``target``, both int64 [moves]; all is read before any is written."""
+    def move(self, moves: Tensor) -> None:
+        """Copy K and V of the rows ``moves[0]`` to ``moves[1]``, int64 [2, count]; all is read before any is
+        written."""
         rows = self.pool.view(-1, self.pool.shape[-1])
-        source, target = torch.cat((source, source + self.values)), torch.cat((target, target + self.values))
+        source, target = (moves[:, None] + self.kinds).flatten(1)
         rows.index_copy_(0, target, rows.index_select(0, source))
