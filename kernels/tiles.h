@@ -52,8 +52,8 @@ inline void multiply_keys(const float* query, const float* keys, int64_t rows, i
                               nullptr);
 }
 
-inline void multiply_values(const float* weights, const float* const* values, int64_t rows, int64_t tokens, int64_t width,
-                     float* sums, const float* alpha) {
+inline void multiply_values(const float* weights, const float* const* values, int64_t rows, int64_t tokens,
+                            int64_t width, float* sums, const float* alpha) {
     int64_t column = 0;
     for (; column + COLUMNS * W <= width; column += COLUMNS * W)
         column_block<COLUMNS>(weights, TILE, ValueRows{values, column}, rows, tokens, sums + column, width, alpha);

@@ -32,7 +32,7 @@ class HfTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def decode(self, ids: list[int]) -> str:
         """The text of ``ids``."""

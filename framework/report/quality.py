@@ -145,38 +145,56 @@ def _setting(run: Run) -> QualitySetting:
     return QualitySetting(str(run.info["model"]), quality["protocol"], tuple(quality["lengths"]), knobs)
 
 
-def _label(run: Run, bases: Mapping[str, set[str]]) -> str:
-    """The policy, its knobs as given at the start, and the system where the runs of one policy differ in it."""
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The policy of each run and its knobs as given at the start; what else the start says where runs of one policy
+    differ in it: metadata in the budget, positions, the system."""
+    names, beside = [_name(run) for run in runs], [_beside(run) for run in runs]
+    labels = []
+    for name, own in zip(names, beside, strict=True):
+        others = [other for other_name, other in zip(names, beside, strict=True) if other_name == name]
+        told = [words[0] for words in zip(own, *others, strict=True) if len(set(words)) > 1]
+        labels.append(" ".join([name, *filter(None, told)]))
+    return labels
+
+
+def _name(run: Run) -> str:
     point = run.summary["quality"]["points"][0]
-    names = [point["truncation"], point["compression"]]
-    name = " + ".join(part for part in names if part != "none") or "none"
+    name = " + ".join(part for part in (point["truncation"], point["compression"]) if part != "none") or "none"
     given = [word for word in run.info.get("overrides", []) if word.split(".")[0] in ("truncation", "compression")]
-    hidden = ("truncation.budget_ratio=", "truncation.budget_tokens=", "truncation.counts_metadata=")
+    hidden = ("truncation.budget_ratio=", "truncation.counts_metadata=")
     knobs = sorted(word.partition(".")[2] for word in given if not word.startswith(hidden))
-    where = f" on {_base(run)}" if len(bases.get(name, ())) > 1 else ""
-    return " ".join([name, *knobs]) + where
+    return " ".join([name, *knobs])
 
 
-def _base(run: Run) -> str:
-    """The system without its lossy families."""
+def _beside(run: Run) -> tuple[str, str, str]:
+    given = run.info.get("overrides", [])
+    counts = "" if "truncation.counts_metadata=true" not in given else "counts_metadata"
+    decoupled = "decoupled" if "backend.decoupled=true" in given else ""
     parts = str(run.info["system"]).split("+")
-    return "+".join(part for part in parts if not part.startswith(("truncation=", "compression=")))
+    base = "+".join(part for part in parts if not part.startswith(("truncation=", "compression=")))
+    return counts, decoupled, f"on {base}"
+
+
+def _given_budget(run: Run) -> float | None:
+    """The budget that the command line gave to the policy itself."""
+    key = "truncation.budget_ratio="
+    words = [word.removeprefix(key) for word in run.info.get("overrides", []) if word.startswith(key)]
+    try:
+        return float(words[-1]) if words else None
+    except ValueError:  # null
+        return None
 
 
 def _table(setting: QualitySetting, runs: Sequence[Run]) -> QualityTable:
-    bases: dict[str, set[str]] = {}
-    for run in runs:
-        bases.setdefault(_label(run, {}).split(" ")[0], set()).add(_base(run))
     found: dict[tuple[str, float | None], dict[Unit, Mapping[str, float]]] = {}
     full: dict[Unit, Mapping[str, float]] = {}
     oracles: set[str] = set()
     tasks: dict[str, None] = {}
-    for run in runs:
-        label = _label(run, bases)
+    for run, label in zip(runs, _labels(runs), strict=True):
         oracles |= {label} if run.oracle else set()
         for budget, unit, figures in _units(run):
             tasks.setdefault(unit[1])
-            found.setdefault((label, budget), {})[unit] = figures
+            found.setdefault((label, _given_budget(run) if budget is None else budget), {})[unit] = figures
             full.setdefault(unit, _reference(figures))
     budgets = sorted({budget for _, budget in found if budget is not None})
     draws = Bootstrap()

@@ -1,5 +1,4 @@
-"""Contexts from which tokens leave, against a dense computation in which those keys are masked, layer by layer and head
-by head."""
+"""Contexts from which tokens leave, against a dense computation in which those keys are masked, plane by plane."""
 
 from __future__ import annotations
 
@@ -158,8 +157,7 @@ class Led:
         return Segment(0, self.log, self.slots, length, table, sample=True, narrowing=narrowing)
 
     def after(self, length: int, slots: int | None) -> None:
-        """What the engine does: slots that were let go of are gone, and so are their pages; the others may be elsewhere
-        in the next step."""
+        """As the engine does: slots that were let go of are gone, and their pages too; the others move elsewhere."""
         self.tokens += length
         end = self.slots + length
         self.slots = end if slots is None else slots
