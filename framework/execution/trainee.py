@@ -89,43 +89,21 @@ class Trainee(PlainModel):
         super().__init__(module.train())
         self._optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
 
-    def step(
-        self, tokens: Ids, wanted: NDArray[np.bool_], rate: float, unseen: NDArray[np.bool_] | None = None
-    ) -> float:
-        """One step towards the ``wanted`` ones of ``tokens`` [batch, length], at this learning rate.
-
-        Parameters
-        ----------
-        wanted: bool [batch, length]; the first token of a row cannot be wanted.
-        unseen: bool [batch, K/V heads, query, key], what a query does not see of the tokens before it; None: nothing.
-
-        Returns
-        -------
-        The mean loss of the wanted tokens before the step, in nats.
-        """
+    def step(self, tokens: Ids, wanted: NDArray[np.bool_], rate: float) -> float:
+        """One step towards the ``wanted`` ones of ``tokens`` [batch, length], at this learning rate; the mean loss of
+        the wanted tokens (nats) before it. The first token of a row cannot be wanted."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        loss = self._loss(torch.from_numpy(tokens), torch.from_numpy(wanted)[:, 1:], self._mask(unseen))
+        loss = self._loss(torch.from_numpy(tokens), torch.from_numpy(wanted)[:, 1:])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self._optimizer.step()
         return float(loss.detach())
 
-    def _mask(self, unseen: NDArray[np.bool_] | None) -> Tensor | None:
-        """What is added to the scores, [batch, query heads, query, key]."""
-        if unseen is None:
-            return None
-        later = torch.ones(unseen.shape[-2:], dtype=torch.bool).triu(1)
-        hidden = torch.from_numpy(unseen) | later
-        config = self.module.config
-        hidden = hidden.repeat_interleave(config.num_attention_heads // config.num_key_value_heads, dim=1)
-        return torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-
-    def _loss(self, ids: Tensor, wanted: Tensor, mask: Tensor | None) -> Tensor:
+    def _loss(self, ids: Tensor, wanted: Tensor) -> Tensor:
         """Only wanted positions go through the output layer, which is a good part of a small model's work."""
-        decoder = self.module.get_decoder()
-        hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, :-1]
+        hidden = self.module.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         return cross_entropy(self.module.get_output_embeddings()(hidden[wanted]), ids[:, 1:][wanted])
 
     @contextlib.contextmanager

@@ -43,7 +43,11 @@ _COPIED, _GIVEN = 8, 2  # tokens of a span to copy, and how many of them the que
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question. ``evidence``: positions in the context of what the answer is copied from, its keys included."""
+    """One question.
+
+    ``evidence``: positions in the context of what the answer is copied from, its keys included. (A model that notes at
+    each position which token came before needs the position after a span as well; that always holds filler.)
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]

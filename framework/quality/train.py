@@ -28,12 +28,10 @@ CARD, PAUSED = "card.json", "paused"
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Token ids [rows, length], which of them the loss is taken of, and what a query does not see of the tokens before
-    it (bool [rows, K/V heads, query, key]; None: nothing)."""
+    """Token ids [rows, length], and which of them the loss is taken of."""
 
     tokens: NDArray[np.int64]
     wanted: NDArray[np.bool_]
-    unseen: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +75,14 @@ def train(
     folder: of the checkpoint; its subfolder ``paused`` goes when the card is written.
     pause_every_s: how often the state is written there.
     """
-    folder = folder / PAUSED / label
+    folder = folder / PAUSED
     done = trainee.resume(folder) or {"step": 0, "seconds": 0.0, "loss": None}
     began, saved = time.perf_counter() - done["seconds"], time.perf_counter()
     with WorkProgress(label, schedule.steps) as progress:
         progress.advance(done["step"])
         for step in range(done["step"], schedule.steps):
             batch = draw(step)
-            loss = trainee.step(batch.tokens, batch.wanted, schedule.rate_at(step), batch.unseen)
+            loss = trainee.step(batch.tokens, batch.wanted, schedule.rate_at(step))
             smooth = loss if done["loss"] is None else 0.95 * done["loss"] + 0.05 * loss
             done = {"step": step + 1, "seconds": time.perf_counter() - began, "loss": smooth}
             progress.note(f"step {step + 1} of {schedule.steps}, loss {smooth:.3f}")

@@ -4,6 +4,9 @@ A Llama of three layers learns to answer :mod:`.episodes` from their context. It
 nothing but attention over the whole context answers them. Two things keep that to minutes on a CPU: a curriculum, from
 rows that say the same twice over short episodes to long ones, and first weights that are a rough look-up of what
 followed a token before (``execution.lookup_start``).
+
+The trained model notes at each position which token came before it, and finds a value there: what a cache has to keep
+of a span is the span and the token after it. All else can go, and what is asked for cannot.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 
 from ..execution.model_knobs import RandomModel
 from .episodes import PROTOCOLS, SHORTEST, TASKS, Episode, Protocol, episode
-from .train import Batch, Outcome, Schedule, arguments, set_threads, train, write_card
+from .train import Batch, Schedule, arguments, set_threads, train, write_card
 from .vocabulary import MARKERS, QUERY, VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ CONTEXT = 512
 LENGTHS = (64, 128, 256, 512)
 TOKENS = 2048  # in a batch
 RATE = 3e-3
-GAPS_STEPS, GAPS_RATE = 700, 3e-3
 EPISODES = 100  # judged of each task, length and protocol
 
 
@@ -98,26 +100,6 @@ def _repeated(rng: np.random.Generator, rows: int, length: int) -> Batch:
     wanted = np.zeros((rows, 2 * half), np.bool_)
     wanted[:, half + 1 :] = True
     return Batch(np.concatenate([ids, ids], axis=1).astype(np.int64), wanted)
-
-
-def draw_with_gaps(seed: int, step: int) -> Batch:
-    """A batch of any length in which questions and replies do not see all of the context: per row a random share of
-    what is not evidence is hidden from them, in each K/V head another.
-
-    A model that has always seen everything takes the bulk of the context as given and fails when it is gone, whether or
-    not it was needed. This one has to rely on the evidence alone, wherever and however little else is left.
-    """
-    rng = np.random.default_rng([seed, step, 1])
-    length = int(SHORTEST * (CONTEXT / SHORTEST) ** rng.random())  # short ones cost less and teach as much
-    drawn = [_asked_often(i, length, int(at)) for i, at in enumerate(rng.integers(0, 2**62, max(1, TOKENS // length)))]
-    rows = batch(drawn, PROTOCOLS[step % 2], length)
-    unseen = np.zeros((len(drawn), MODEL.num_kv_heads or MODEL.num_heads, length, length), np.bool_)
-    for row, one in enumerate(drawn):
-        size = len(one.context)
-        gone = rng.random((unseen.shape[1], size)) < rng.uniform(-0.2, 1.2)  # now and then nothing, or all
-        gone[:, [at for asked in one.questions for at in asked.evidence]] = False
-        unseen[row, :, size:, :size] = gone[:, None]
-    return Batch(rows.tokens, rows.wanted, unseen)
 
 
 def _asked_often(index: int, length: int, seed: int) -> Episode:
@@ -175,9 +157,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainee = Trainee(MODEL, given.seed, lookup=True)
     schedule = Schedule(sum(stage.steps for stage in STAGES) if given.steps is None else given.steps, RATE, cooling=0.3)
     outcome = train(trainee, lambda step: draw(given.seed, step), schedule, given.out, "recall")
-    gaps = Schedule(GAPS_STEPS if given.steps is None else given.steps, GAPS_RATE, warmup=20)
-    after = train(trainee, lambda step: draw_with_gaps(given.seed, step), gaps, given.out, "recall with gaps")
-    outcome = Outcome(outcome.steps + after.steps, outcome.seconds + after.seconds, after.loss)
     trainee.save(given.out)
     with trainee.judged() as model:
         about = {"context": CONTEXT, "episodes": EPISODES, "scores": scores(model)}

@@ -35,7 +35,7 @@ class Measure:
 
 
 ACCURACY = Measure("accuracy", "accuracy", "%", "max", 100, 1)
-DIVERGENCE = Measure("kl_nats", "KL", "nats", "min")
+DIVERGENCE = Measure("kl_nats", "KL", "nats", "min", 1, 3)
 BITS = Measure("bits_per_token", "text", "bits/token", "min", 1, 3)
 SHARE = Measure("kv_share", "K/V", "% of full", "", 100, 1)
 OTHERS = (

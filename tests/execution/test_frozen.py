@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from lossy_bench import NUM_PAGES, PAGE_SIZE, Bench, Led, Sizes  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from kvarena.framework.execution.lossy.frozen import PlaneFront  # noqa: E402
+from kvarena.framework.execution.attention import FormedPart, PagedContext  # noqa: E402
+from kvarena.framework.execution.lossy.frozen import PlaneAttending, PlaneFront  # noqa: E402
+from kvarena.framework.execution.lossy.selecting import SelectingAttending  # noqa: E402
 
 LAYERS, KV_HEADS = 3, 2
 
@@ -194,3 +196,22 @@ def test_in_16_bits_a_front_says_what_its_tokens_said(rig: Any, dtype: str) -> N
     assert 3 <= kept.sum(-1).min() < kept.sum(-1).max() <= 20
     exact.alive = kept.bool()
     assert (found - exact.step(led.ids[40:41].tolist())).abs().max() < 0.15
+
+
+class Gate:
+    """Writes down what was waited for."""
+
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+
+    def attend(self, layer: int) -> None:
+        self.layers.append(layer)
+
+
+@pytest.mark.parametrize(("form", "layers"), [(PlaneAttending, {0, 1, 2}), (SelectingAttending, {1})])
+def test_a_front_is_read_when_all_layers_of_its_pages_have_arrived(form: type, layers: set[int]) -> None:
+    none, gate = torch.empty(0), Gate()
+    part = FormedPart(none, form.__new__(form))
+    pool = torch.empty(1, LAYERS, 2, 1, 1, 1)
+    PagedContext(pool, none, none, none, none, gate=gate, rows=none, formed=(part,))._wait(1)
+    assert set(gate.layers) == layers

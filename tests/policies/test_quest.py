@@ -8,6 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kvarena.framework.choices import check_choices
+from kvarena.framework.policy import Compression
+from kvarena.framework.schema import ConfigError
+from kvarena.policies.compression.kivi import Kivi
+from kvarena.policies.compression.none import NoCompression
 from kvarena.policies.truncation.quest import Quest
 
 
@@ -70,3 +75,15 @@ def test_of_equal_bounds_the_older_page_is_taken() -> None:
 def test_bad_knobs_are_refused(knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Quest(**knobs)
+
+
+@pytest.mark.parametrize(
+    ("compression", "decoupled", "message"),
+    [
+        (Kivi(), False, "it needs compression=none, not kivi"),
+        (NoCompression(), True, "it needs backend.decoupled=false"),
+    ],
+)
+def test_what_it_does_not_go_with(compression: Compression, decoupled: bool, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^truncation=quest .*{message}"):
+        check_choices(Quest(), compression, backend="torch", decoupled=decoupled, replays=False)
