@@ -7,7 +7,7 @@ from .memory import Match, PageStore
 from .memory.cutting import forget
 from .memory.owning import shrink
 from .metrics.records import Narrowed
-from .policy import Compression, TokenTruncation, Truncation
+from .policy import Compression, Stage, TokenTruncation, Truncation
 from .request import Request
 from .workloads.narrowed import NarrowedLog
 from .workloads.tokens import TokenLog
@@ -102,7 +102,7 @@ class NarrowedContexts:
         log.fresh = False
         self._resting.pop(request.conversation, None)
         resumed = request.generated_tokens > 0 and log.stored > 0
-        stage = "decode" if resumed or not prefill else "chunk" if request.missing else "prompt"
+        stage: Stage = "decode" if resumed or not prefill else "chunk" if request.missing else "prompt"
         return Narrowing(log.context, request.conversation, stage, end + log.offset)
 
     # --- after --------------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         If the config cannot run; nothing was computed or written then.
     """
     parts = prepare(config, info)
-    assert isinstance(parts.task, ServeTask)
+    task = parts.task
+    assert isinstance(task, ServeTask)
     decisions = decision_log(parts)
     if decisions is not None:
         parts = replace(parts, policies=replace(parts.policies, truncation=decisions))
@@ -69,7 +70,7 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
             decisions.write(folder / DECISIONS)
         problems = backend.finish_copies()
         rows = (recorder.requests, recorder.steps, recorder.transfers)
-        summary = summarize(*rows, run_info, totals=server.totals(), slo=parts.task.slo, prices=parts.prices)
+        summary = summarize(*rows, run_info, totals=server.totals(), slo=task.slo, prices=parts.prices)
         if (times := backend.times_from()) is not None:
             summary["run"]["times_from"] = times
         write_summary(folder, summary)

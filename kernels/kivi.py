@@ -65,14 +65,14 @@ def quantise_values(values: Tensor, bits: int, group: int) -> Quantised:
 def dequantise_keys(packed: Quantised, bits: int) -> Tensor:
     """The keys that :func:`quantise_keys` rounded, [..., tokens, head_dim], in the dtype of the scales."""
     codes, groups = unpack_codes(packed.codes, bits, -2), packed.scales.shape[-2]
-    grouped = codes.unflatten(-2, (groups, codes.shape[-2] // max(1, groups)))
+    grouped = torch.unflatten(codes, -2, (groups, codes.shape[-2] // max(1, groups)))
     return restore(grouped, packed.scales[..., None, :], packed.minima[..., None, :]).flatten(-3, -2)
 
 
 def dequantise_values(packed: Quantised, bits: int) -> Tensor:
     """The values that :func:`quantise_values` rounded, [..., tokens, head_dim], in the dtype of the scales."""
     codes, groups = unpack_codes(packed.codes, bits, -1), packed.scales.shape[-1]
-    grouped = codes.unflatten(-1, (groups, codes.shape[-1] // max(1, groups)))
+    grouped = torch.unflatten(codes, -1, (groups, codes.shape[-1] // max(1, groups)))
     return restore(grouped, packed.scales[..., None], packed.minima[..., None]).flatten(-2)
 
 
@@ -91,11 +91,12 @@ def pack_codes(codes: Tensor, bits: int, dim: int) -> Tensor:
     per_word = _per_word(bits)
     if codes.shape[dim] % per_word:
         raise ValueError(f"{codes.shape[dim]} codes of {bits} bits: expected a multiple of {per_word}")
-    parts = codes.movedim(dim, -1).unflatten(-1, (codes.shape[dim] // per_word, per_word)).to(torch.int32)
-    words = parts[..., 0].clone()
+    parts = torch.unflatten(codes.movedim(dim, -1), -1, (codes.shape[dim] // per_word, per_word)).to(torch.int32)
+    words: Tensor = parts[..., 0].clone()
     for place in range(1, per_word):
         words |= parts[..., place] << (place * bits)
-    return words.movedim(-1, dim)
+    moved: Tensor = words.movedim(-1, dim)
+    return moved
 
 
 def unpack_codes(words: Tensor, bits: int, dim: int) -> Tensor:
@@ -121,7 +122,7 @@ def _quantise(numbers: Tensor, bits: int, group: int, dim: int) -> Quantised:
     if group < 1 or size % group or size % per_word:
         what = "tokens" if dim == -2 else "channels"
         raise ValueError(f"{size} {what} in groups of {group}: expected a multiple of the group and of {per_word}")
-    grouped = numbers.float().movedim(dim, -1).unflatten(-1, (size // group, group))
+    grouped = torch.unflatten(numbers.float().movedim(dim, -1), -1, (size // group, group))
     minima = grouped.amin(-1)  # exact in the numbers' dtype
     scales = ((grouped.amax(-1) - minima) / (2**bits - 1)).to(numbers.dtype)
     steps = (grouped - minima[..., None]) / scales.float()[..., None]

@@ -62,6 +62,6 @@ def page_scores(query: Tensor, low: Tensor, high: Tensor) -> Tensor:
     check_tensor("high", high, tuple(low.shape), (torch.float32,), query.device)
     if low.shape[1] < 1 or query.shape[0] % low.shape[1]:
         raise ValueError(f"query has {query.shape[0]} heads: expected a multiple of the bounds' {low.shape[1]}")
-    grouped = query.unflatten(0, (low.shape[1], query.shape[0] // low.shape[1]))  # [num_kv_heads, group, head_dim]
+    grouped = torch.unflatten(query, 0, (low.shape[1], query.shape[0] // low.shape[1]))
     above = torch.einsum("ghd,pgd->ghp", grouped.clamp(min=0), high)
     return (above + torch.einsum("ghd,pgd->ghp", grouped.clamp(max=0), low)).flatten(0, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..quality.intervals import Interval
-from .figures import RC, caption, ending, label_ends
+from .figures import RC, caption, ending, spread
 from .quality import ALL, FULL, RANDOM, TEXT, QualityRow, QualityTable
 from .style import look
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS, _PANEL, _LABELS = 2, (3.4, 2.75), 1.45  # panels beside each other, inches of one, inches for names
-_NOTHING = 1e-5  # nats: rounding
+_NOTHING = 1e-3  # nats: not worth a decade of the axis
 _MARGINS = (0.75, 0.62, 0.5, 0.85)  # left, between panels and above each, top, bottom
 
 
@@ -104,6 +104,7 @@ class _Line:
     """One policy in a panel: points by falling share of the bytes, with their intervals."""
 
     label: str
+    name: str
     oracle: bool
     share: list[float]
     mean: list[float]
@@ -113,13 +114,16 @@ class _Line:
 
 def _panel(axes: Axes, table: QualityTable, panel: _Panel, last: bool) -> None:
     full = _full(table, panel)
-    lines = [_line(table.of(label), panel, full) for label in table.labels if label != FULL]
-    ends = [end for line in lines if line.share for end in _curve(axes, line)]
+    names = _short_names(table.labels)
+    lines = [_line(table.of(label), names[label], panel, full) for label in table.labels if label != FULL]
+    lines = [line for line in lines if line.share]
+    for line in lines:
+        _curve(axes, line)
     if full is not None and panel.measure in ("accuracy", "bits_per_token"):
         axes.axhline(full, color="#777777", linestyle=(0, (1, 1)), linewidth=1.2, zorder=1)
-        ends.append((min(table.budgets), full, FULL, "#777777"))
-    _scales(axes, table, panel, [line for line in lines if line.share])
-    label_ends(axes, ends, gap=min(0.075, 1.0 / max(1, len(ends))))
+        lines.append(_Line(FULL, FULL, False, [min(table.budgets)] * 2, *[[full] * 2] * 3))
+    _scales(axes, table, panel, [line for line in lines if line.label != FULL])
+    _name_ends(axes, [line for line in lines if len(line.share) > 1])
     axes.set_title(panel.title, fontsize=9)
     if last:
         axes.set_xlabel("bytes kept, share of the full cache (less to the right)", fontsize=8)
@@ -133,7 +137,13 @@ def _full(table: QualityTable, panel: _Panel) -> float | None:
     return known.get(panel.measure) if found is None else found.mean
 
 
-def _line(rows: Sequence[QualityRow], panel: _Panel, full: float | None) -> _Line:
+def _short_names(labels: Sequence[str]) -> dict[str, str]:
+    """Policies without their knobs, where that tells them apart; the tables have the knobs."""
+    first = [label.split(" ")[0] for label in labels]
+    return {label: name if first.count(name) == 1 else label for label, name in zip(labels, first, strict=True)}
+
+
+def _line(rows: Sequence[QualityRow], name: str, panel: _Panel, full: float | None) -> _Line:
     points = []
     for row in rows:
         share, found = row.interval(panel.task, "kv_share"), row.interval(panel.task, panel.measure)
@@ -147,21 +157,45 @@ def _line(rows: Sequence[QualityRow], panel: _Panel, full: float | None) -> _Lin
     high = [found.mean if found.high is None else found.high for _, found in points]
     floor = _NOTHING if panel.log else -np.inf
     bounded = ([max(value, floor) for value in values] for values in (means, low, high))
-    return _Line(rows[0].label, rows[0].oracle, [share for share, _ in points], *bounded)
+    return _Line(rows[0].label, name, rows[0].oracle, [share for share, _ in points], *bounded)
 
 
-def _curve(axes: Axes, line: _Line) -> list[tuple[float, float, str, str]]:
-    """Draw one policy; its end, if that is to be named at the right."""
+def _curve(axes: Axes, line: _Line) -> None:
+    """Draw one policy; a single point has its name beside it."""
     colour, style = _look(line.label, line.oracle)
     axes.plot(line.share, line.mean, color=colour, linestyle=style, marker="o", markersize=2.6, linewidth=1.5)
     if len(line.share) > 1:
         axes.fill_between(line.share, line.low, line.high, color=colour, alpha=0.10, linewidth=0)
-        name = f"{line.label} (oracle)" if line.oracle else line.label
-        return [(line.share[-1], line.mean[-1], name, colour)]
+        return
     axes.vlines(line.share, line.low, line.high, color=colour, linewidth=1.0)
     place = (line.share[0], line.mean[0])
-    axes.annotate(line.label, place, (4, 3), textcoords="offset points", color=colour, fontsize=7.5)
-    return []
+    axes.annotate(line.name, place, (4, 3), textcoords="offset points", color=colour, fontsize=7.5)
+
+
+def _name_ends(axes: Axes, lines: Sequence[_Line]) -> None:
+    """Names at the right of where lines end, those of equal ends by the whole of the line; a thin line leads to an end
+    that is not far."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    ends = [to_axes.transform((line.share[-1], line.mean[-1])) for line in lines]
+    order = sorted(range(len(lines)), key=lambda i: (round(float(ends[i][1]), 2), float(np.mean(lines[i].mean))))
+    gap = min(0.07, 1.0 / max(1, len(lines)))
+    heights = spread([max(0.0, float(ends[i][1])) for i in order], gap)
+    for i, height in zip(order, heights, strict=True):
+        line, near = lines[i], abs(heights[order.index(i)] - float(ends[i][1])) < 2 * gap
+        colour = "#777777" if line.label == FULL else _look(line.label, line.oracle)[0]
+        lead = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.4, "shrinkB": 2} if near else None
+        axes.annotate(
+            f"{line.name} (oracle)" if line.oracle else line.name,
+            (float(ends[i][0]), float(ends[i][1])),
+            xytext=(1.03, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            fontsize=8,
+            arrowprops=lead,
+            annotation_clip=False,
+        )
 
 
 def _look(label: str, oracle: bool) -> tuple[str, str | tuple[int, tuple[int, ...]]]:
@@ -169,7 +203,7 @@ def _look(label: str, oracle: bool) -> tuple[str, str | tuple[int, tuple[int, ..
         return "#111111", "--"
     if label == RANDOM:
         return "#8a8a8a", "-."
-    style = look(label)
+    style = look(label.split(" ")[0])
     return style.colour, style.line
 
 
@@ -186,7 +220,7 @@ def _scales(axes: Axes, table: QualityTable, panel: _Panel, lines: Sequence[_Lin
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylim(min([y for line in lines for y in line.mean if y > _NOTHING], default=1.0) / 2)
+        axes.set_ylim(_NOTHING * 0.8)
         return
     if panel.share:
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

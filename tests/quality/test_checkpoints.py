@@ -71,10 +71,13 @@ def test_the_card_says_what_the_config_and_the_script_say(name: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("length", "count"), [(64, 24), (200, 16), (512, 8)])
-def test_the_full_cache_answers_held_out_episodes(recall: PlainModel, task: str, length: int, count: int) -> None:
-    right = [train_recall.accuracy(recall, task, length, each, count, first_seed=10**9) for each in PROTOCOLS]
-    assert sum(right) / len(right) > (0.98 if task in ("passkey", "multi_key", "associative") else 0.9)
+def test_the_full_cache_answers_held_out_episodes(recall: PlainModel, task: str) -> None:
+    counts = {64: 64, 200: 48, 512: 16}
+    right = [
+        train_recall.accuracy(recall, task, length, PROTOCOLS[index % 2], count, first_seed=10**9) * count
+        for index, (length, count) in enumerate(counts.items())
+    ]
+    assert sum(right) / sum(counts.values()) > 0.98
 
 
 def test_without_the_evidence_nothing_is_answered(recall: PlainModel) -> None:

@@ -235,7 +235,7 @@ def attend_dense(call: LayerCall, query: Tensor, keys: Tensor, values: Tensor, s
     ----------
     keys, values: float32 [G, n, head_dim]. seen: bool [G, n]; a KV head without any gives 0 and -inf.
     """
-    blocks = query.split(max(1, BLOCK_SCORES // (query.shape[1] * keys.shape[1])))
+    blocks = torch.split(query, max(1, BLOCK_SCORES // (query.shape[1] * keys.shape[1])))
     parts = [_attend_block(call, block, keys, values, seen) for block in blocks]
     return torch.cat([out for out, _ in parts]), torch.cat([lse for _, lse in parts])
 

@@ -90,7 +90,7 @@ class PlaneFront:
         room = rows.shape[-1] * page_size - self.columns
         for numbers, beside in ((keys, 0), (values, pool.shape[3])):
             whole = torch.nn.functional.pad(numbers, (0, 0, 0, room)).to(pool.dtype)
-            pages = whole.unflatten(2, (rows.shape[-1], page_size))
+            pages = torch.unflatten(whole, 2, (rows.shape[-1], page_size))
             blocks.index_copy_(0, rows[used] + beside, pages[used])
 
 

@@ -1,0 +1,102 @@
+"""The order that must hold on the shipped models, over five seeds: the oracle, the policies, tokens by lot; and the facts
+that the papers report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kvarena.framework.cli import main
+from kvarena.framework.quality.intervals import Interval
+from kvarena.framework.report.quality import ALL, FULL, TEXT, QualityRow, QualityTable, quality_tables
+from kvarena.framework.report.runs import load_run
+
+pytestmark = pytest.mark.e2e
+
+# A model of three layers has no norm that tells keys apart (knorm), and its deepest layer, which pyramidkv starves, is the
+# one that retrieves; a window knows nothing either: these may be as bad as lots, or worse.
+BLIND = ("knorm", "pyramidkv", "window", "streaming_llm", "buzz")
+SEEING = ("h2o", "snapkv", "keydiff", "tova", "adakv")
+SMALL = "truncation.window=8"
+Sweep = Callable[..., QualityTable]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    def run(variants: list[str], *given: str) -> QualityTable:
+        monkeypatch.chdir(tmp_path)
+        words = ["kvarena", "-m", "task=quality", "tracking=none", f"hydra.sweeper.variants={variants}", *given]
+        monkeypatch.setattr("sys.argv", words)
+        assert main() == 0
+        (folder,) = (tmp_path / "runs/default").iterdir()
+        runs = [load_run(job) for job in folder.iterdir() if (job / "summary.json").exists()]
+        ((table,), problems) = quality_tables(runs)
+        assert problems == []
+        return table
+
+    return run
+
+
+def found(row: QualityRow | None, task: str, measure: str) -> Interval:
+    assert row is not None
+    interval = row.interval(task, measure)
+    assert interval is not None
+    return interval
+
+
+def test_the_oracle_is_above_the_policies_and_they_are_above_lots(sweep: Sweep) -> None:
+    plain = [f"truncation={name} truncation.counts_metadata=true" for name in ("h2o", "tova", "keydiff", "knorm", "window")]
+    windowed = [f"truncation={name} truncation.counts_metadata=true {SMALL}" for name in ("snapkv", "adakv", "pyramidkv")]
+    moved = [
+        "truncation=streaming_llm truncation.counts_metadata=true backend.decoupled=true",
+        f"truncation=buzz truncation.counts_metadata=true {SMALL} backend.decoupled=true",
+    ]
+    ends = [f"truncation={name} truncation.counts_metadata=true" for name in ("random", "future")]
+    table = sweep(
+        [*plain, *windowed, *moved, *ends],
+        *("model=recall", "seed=0,1,2,3,4", "memory.page_size=4", "memory.device_tokens=8192", "task.measures=[]"),
+        *("task.episodes=3", "task.questions=4", "task.budgets=[0.3]", "task.tasks=[multi_key,multi_hop,associative]"),
+    )
+    rows = {row.label.split(" ")[0]: row for row in table.rows if row.label != FULL}
+    assert set(rows) == {*BLIND, *SEEING, "random", "future"}
+    assert found(table.row(FULL, None), ALL, "accuracy").mean > 0.98
+    shares = {name: found(row, ALL, "kv_share").mean for name, row in rows.items()}
+    assert max(shares.values()) < 0.34, shares  # equal bytes, but for whole pages
+    assert {unit[0] for unit in rows["h2o"].units} == {0, 1, 2, 3, 4}
+    for name, row in rows.items():
+        if name != "future":
+            assert (rows["future"].against(row, ALL, "accuracy") or 0) > 0, name
+            assert (rows["future"].against(row, ALL, "kl_nats") or 0) < 0, name
+    for name in SEEING:
+        assert (rows[name].against(rows["random"], ALL, "accuracy") or 0) > 0, name
+        assert (rows[name].against(rows["random"], ALL, "kl_nats") or 0) < 0, name
+
+
+def test_h2o_without_recent_tokens_collapses(sweep: Sweep) -> None:
+    """Zhang et al., NeurIPS 2023, section 5.3 (what either half alone costs): sums of attention alone keep the oldest."""
+    table = sweep(
+        ["truncation=h2o", "truncation=h2o truncation.recent=0", "truncation=random"],
+        *("model=bytes", "seed=0,1", "task.episodes=3", "task.lengths=[256]", "task.budgets=[0.2]", "task.measures=[]"),
+    )
+    whole, bare = table.row("h2o", 0.2), table.row("h2o recent=0", 0.2)
+    assert whole is not None
+    assert bare is not None
+    full = found(table.row(FULL, None), TEXT, "bits_per_token").mean
+    assert found(whole, TEXT, "bits_per_token").mean < full + 0.3
+    assert found(bare, TEXT, "bits_per_token").mean > full + 1.0
+    assert (bare.against(whole, TEXT, "bits_per_token") or 0) > 1.0
+
+
+def test_positions_in_the_keys_break_naive_truncation_and_decoupled_ones_do_not(sweep: Sweep) -> None:
+    """Gao et al., USENIX ATC 2024, section 4.3.6: text of three windows, the oldest half dropped when one is full."""
+    table = sweep(
+        ["truncation=oldest_half", "truncation=oldest_half backend.decoupled=true", "truncation=oldest_half_recompute"],
+        *("model=bytes", "task.episodes=4", "task.lengths=[1536]", "task.measures=[]", "task.tasks=[perplexity]"),
+    )
+    bits = {row.label: found(row, TEXT, "bits_per_token").mean for row in table.rows}
+    naive, decoupled, recomputed = bits.pop("oldest_half"), bits.pop("oldest_half decoupled"), 0.0
+    recomputed = bits.pop("oldest_half keeps_kv=false", 0.0) or next(iter(bits.values()))
+    assert decoupled == pytest.approx(recomputed, abs=0.05)
+    assert naive > recomputed + 0.4
