@@ -5,8 +5,7 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ from .views import Future, RunView, TierView
 Score = float | tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
+class Victim(NamedTuple):
     """``pages`` of ``run`` leave the tier, from its ``end``; where ``leaves_only`` holds, a part only from the tail.
 
     ``more``: the next victim belongs to this one (a session that leaves whole): it is taken too, needed or not.
@@ -154,13 +152,15 @@ class RunQueue:
 
     def first(self) -> RunView | None:
         """The first run that may leave, or None; it stays in the queue."""
-        while self._heap:
-            _, _, pushed, run = self._heap[0]
-            if self._valid(run, pushed):
+        heap, entries = self._heap, self._entry
+        while heap:
+            _, _, pushed, run = heap[0]
+            entry = entries.get(run)
+            if entry is not None and entry[0] == pushed:
                 if self._view.evictable(run):
                     return run
-                self._aside[run] = self._entry.pop(run)
-            heapq.heappop(self._heap)
+                self._aside[run] = entries.pop(run)
+            heapq.heappop(heap)
         return None
 
     def key(self, run: RunView) -> Score:

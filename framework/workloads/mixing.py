@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_ROUNDS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
+_LAST_SHIFT = np.uint64(31)
 
 
 def mix_int(domain: str, *values: int) -> NDArray[np.int64]:
@@ -22,8 +23,11 @@ def mix_array(base: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.
     z = values.astype(np.uint64)
     z *= _GAMMA
     z += base.view(np.uint64)
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        z ^= z >> np.uint64(shift)
+    shifted = np.empty_like(z)
+    for shift, multiplier in _ROUNDS:
+        np.right_shift(z, shift, out=shifted)
+        z ^= shifted
         z *= multiplier
-    z ^= z >> np.uint64(31)
+    np.right_shift(z, _LAST_SHIFT, out=shifted)
+    z ^= shifted
     return z.view(np.int64)

@@ -235,8 +235,8 @@ class BlockLog(_SymbolicLog):
     def _keys_at(self, page_size: int, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         known = ends[: np.searchsorted(ends, self.input_tokens, side="right")]
         blocks = (known - 1) // self.block_tokens
-        prefixes = mix_array(mix_int("block", self.block_tokens, page_size), self.block_ids[blocks])
-        keys = mix_array(prefixes, known - blocks * self.block_tokens)
+        prefixes = mix_array(mix_int("block", self.block_tokens, page_size), self.block_ids)
+        keys = mix_array(prefixes[blocks], known - blocks * self.block_tokens)
         if len(known) == len(ends):
             return keys
         return np.concatenate([keys, mix_array(mix_int("output", self.request, page_size), ends[len(known) :])])
