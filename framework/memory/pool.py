@@ -27,6 +27,10 @@ class EmptyQueue:
         """None."""
         return None
 
+    def conversations(self) -> Iterator[int]:
+        """Nobody's."""
+        return iter(())
+
     def head(self, limit: int) -> Iterator[RequestView]:
         """Nobody."""
         return iter(())
