@@ -5,7 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 
 from .request import Request
 
@@ -16,7 +17,8 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._requests: OrderedDict[int, Request] = OrderedDict()
         self._of: dict[int, dict[int, Request]] = {}  # by conversation
-        self._orders: list[tuple[int, int]] = []  # (order of its first request, conversation), sorted
+        self._order_of: dict[int, int] = {}  # conversation -> order of its first request
+        self._orders: list[tuple[int, int]] = []  # the same the other way round, sorted
         self._first = 0  # order of the head of the queue
 
     def __len__(self) -> int:
@@ -35,16 +37,14 @@ class WaitingQueue:
 
     def position(self, conversation: int) -> int | None:
         """See ``QueueView.position``."""
-        waiting = self._of.get(conversation)
-        return max(0, _order(waiting) - self._first) if waiting else None
+        order = self._order_of.get(conversation)
+        return None if order is None else max(0, order - self._first)
 
     def conversations(self) -> Iterator[int]:
         """See ``QueueView.conversations``."""
-        at = bisect_right(self._orders, (self._first + 1,))
-        yield from sorted([conversation for _, conversation in self._orders[:at]])
-        while at < len(self._orders):
-            yield self._orders[at][1]
-            at += 1
+        after = bisect_right(self._orders, (self._first + 1,))
+        first = sorted([conversation for _, conversation in self._orders[:after]])
+        return chain(first, map(itemgetter(1), self._orders[after:]))
 
     def add(self, request: Request, *, front: bool = False) -> None:
         """Put ``request`` at the end, or before all others."""
@@ -52,7 +52,7 @@ class WaitingQueue:
         waiting = self._of.setdefault(request.conversation, {})
         waiting[request.id] = request
         if len(waiting) == 1:
-            insort(self._orders, (request.order, request.conversation))
+            self._note_order(request.conversation, request.order)
         if front:
             self._requests.move_to_end(request.id, last=False)
         if front or len(self._requests) == 1:
@@ -64,17 +64,16 @@ class WaitingQueue:
         if self._requests and request.order == self._first:
             self._first = next(iter(self._requests.values())).order
         waiting = self._of[request.conversation]
-        before = _order(waiting)
         del waiting[request.id]
-        after = _order(waiting) if waiting else None
-        if before != after:
-            del self._orders[bisect_left(self._orders, (before, request.conversation))]
-            if after is not None:
-                insort(self._orders, (after, request.conversation))
         if not waiting:
             del self._of[request.conversation]
+        self._note_order(request.conversation, next(iter(waiting.values())).order if waiting else None)
 
-
-def _order(waiting: dict[int, Request]) -> int:
-    """Of the first of the waiting requests of one conversation."""
-    return next(iter(waiting.values())).order
+    def _note_order(self, conversation: int, order: int | None) -> None:
+        """``order`` is that of the first waiting request of ``conversation`` now, if there is one."""
+        before = self._order_of.pop(conversation, None)
+        if before is not None:
+            del self._orders[bisect_left(self._orders, (before, conversation))]
+        if order is not None:
+            self._order_of[conversation] = order
+            insort(self._orders, (order, conversation))

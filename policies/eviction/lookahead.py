@@ -112,7 +112,7 @@ class LookAhead(Eviction):
         """On disk: what the host holds too for waiting sessions, the next one first, each from its end."""
         if self.view.tier is not Tier.DISK:
             return
-        for conversation in self.view.queue.conversations():
+        for conversation in filter(self._sessions.__contains__, self.view.queue.conversations()):
             session = self._sessions.get(conversation)
             runs = [run for run in session.runs if run.held_by(Tier.HOST)] if session else []
             if runs:
