@@ -46,6 +46,8 @@ class Pages:
             self.pools[tier] = TierPool(tier, capacity[tier], evictions[tier], around, lower)
         self.device = self.pools[Tier.DEVICE]
         self._tiers = tuple(self.pools)
+        every = range(1 << len(Tier))
+        self._held_by = [tuple([tier for tier in self._tiers if held >> tier & 1]) for held in every]
 
     @property
     def tick(self) -> int:
@@ -60,6 +62,10 @@ class Pages:
         """The next tier down."""
         at = self._tiers.index(tier) + 1
         return self.pools[self._tiers[at]] if at < len(self._tiers) else None
+
+    def tiers_of(self, run: Run) -> tuple[Tier, ...]:
+        """The tiers that hold ``run``, nearest first."""
+        return self._held_by[run.held]
 
     def copied_below(self, run: Run, tier: Tier) -> bool:
         """A tier below ``tier`` holds ``run`` too."""

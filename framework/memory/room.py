@@ -140,7 +140,7 @@ class Room:
 
     def _checked(self, pool: TierPool, victim: Victim) -> Run:
         """The run of ``victim``, or RuntimeError if it may not leave."""
-        run, pages, end, _ = victim
+        run, pages, end = victim.run, victim.pages, victim.end
         assert isinstance(run, Run)
         cuts = end == "head" and pool.leaves_only and pages < run.pages
         if cuts or not pool.evictable(run) or not 0 < pages <= run.pages or run.is_spare(pool.tier):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from .views import Future, RunView, TierView
 Score = float | tuple[float, ...]
 
 
-class Victim(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Victim:
     """``pages`` of ``run`` leave the tier, from its ``end``; where ``leaves_only`` holds, a part only from the tail.
 
     ``more``: the next victim belongs to this one (a session that leaves whole): it is taken too, needed or not.
