@@ -60,9 +60,9 @@ def _check_structure(store: PageStore, runs: list[Run]) -> None:
     for run in runs:
         assert run.pins or run.resident or run.children or run.tails, "a dead run in the tree"
         assert run.pages == len(run.keys), "pages miscounted"
-        for tier, slots in enumerate(run.slots):
+        for at, slots in enumerate(run.slots):
             assert slots is None or len(slots) == run.pages, "slots do not match pages"
-            assert (run.held >> tier & 1) == (slots is not None), "a run forgot who holds it"
+            assert (run.held >> at & 1) == (slots is not None), "a run forgot who holds it"
 
 
 def _check_pins(store: PageStore, runs: list[Run]) -> None:
