@@ -27,7 +27,6 @@ from .tails import keep_tail, load_rest_of_tail, load_tail, put_back_tail, take_
 from .tree import set_slots
 
 SPARE_PAGES = 32  # of a lease's table, for what is generated
-ON_DEVICE = 1 << Tier.DEVICE  # alone: see ``Run.held``
 
 Keep = Literal["nothing", "pages", "tokens"]
 
@@ -341,7 +340,7 @@ class PageStore:
 
     def _grows(self, leaf: Run) -> bool:
         """True if ``leaf`` was made by the one request that holds it, so that new pages belong to the same run."""
-        alone = leaf.pins == 1 and leaf.uses == 1 and leaf.held == ON_DEVICE and leaf.parent is not None
+        alone = leaf.pins == 1 and leaf.uses == 1 and leaf.held == 1 << Tier.DEVICE and leaf.parent is not None
         return alone and not (leaf.children or leaf.tails)
 
     def _write_through(self, run: Run) -> None:

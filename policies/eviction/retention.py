@@ -103,36 +103,29 @@ class RetentionValue(Eviction):
 
     def _from_heads(self, need: int) -> Iterator[Victim]:
         """Chunks from the smallest value up."""
-        chosen, low, high, total = list[Entry](), 0.0, 2 * self._costs_s[-1], 0
+        chosen, low, high = list[Entry](), 0.0, 2 * self._costs_s[-1]
         for candidate in self._candidates():
             if len(chosen).bit_count() == 1:  # now and then
-                if total >= need and sum([self._below(entry[3], candidate[0]) for entry in chosen]) >= need:
+                if sum([self._below(entry[3], candidate[0]) for entry in chosen]) >= need:
                     high = candidate[0]
                     break
                 low = candidate[0]
             chosen.append(candidate)
-            total += candidate[3].pages
-        if total <= need:
-            shares = {entry[3]: entry[3].pages for entry in chosen}
-        else:
-            shares = self._shares(chosen, need, low, high)
-        for run, pages in shares.items():
+        every = {entry[3]: entry[3].pages for entry in chosen}
+        for run, pages in (every if sum(every.values()) <= need else self._shares(chosen, need, low, high)).items():
             if run in self._idle:  # else it became part of another run meanwhile
                 yield Victim(run, min(pages, run.pages), "head")
 
     def _below(self, run: RunView, value: float) -> int:
         """Pages of ``run`` in chunks that are worth less than ``value``."""
         first, costs_s, cost_s = run.start, self._costs_s, value * (self.view.tick - run.last_use + 1)
-        if costs_s[-1] < cost_s:
-            return run.pages
-        end = bisect_left(costs_s, cost_s, min(first, len(costs_s)))
+        end = bisect_left(costs_s, cost_s, min(first, len(costs_s))) if cost_s <= costs_s[-1] else first + run.pages
         return min(run.pages, -(-(end - first) // self._chunk) * self._chunk) if end > first else 0
 
     def _shares(self, chosen: list[Entry], need: int, low: float, high: float) -> dict[RunView, int]:
-        """How many pages leave of each run, where fewer than ``need`` are worth less than ``low``, but as many, or all
-        there are, less than ``high``."""
-        low = max(low, chosen[0][0])
-        high = min(high, max([self._value(entry[3], entry[3].start + entry[3].pages - 1) for entry in chosen]))
+        """Pages that leave of each run; fewer than ``need`` are worth less than ``low``, as many less than ``high``."""
+        ends = [self._value(run, run.start + run.pages - 1) for _, _, _, run in chosen]
+        low, high = max(low, chosen[0][0]), min(high, max(ends))
         for _ in range(HALVINGS if len(chosen) > 1 else 0):
             middle = (low + high) / 2
             short = need - sum([self._below(entry[3], middle) for entry in chosen])
