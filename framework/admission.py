@@ -46,9 +46,9 @@ class Admission:
             plan = all_that_is_there(plan, match.residency, request.known_tokens)
         check_plan(plan, request.known_tokens, self.prefetch.name)
         check_loads(plan, match.residency, self.prefetch.name)
-        missing = tuple((r.start, r.stop) for r in plan.ranges if r.action == "recompute")
+        missing = tuple([(r.start, r.stop) for r in plan.ranges if r.action == "recompute"])
         page = self.store.page_size
-        loads = sum(-(-r.stop // page) - r.start // page for r in plan.ranges if r.action == "load")
+        loads = sum([-(-r.stop // page) - r.start // page for r in plan.ranges if r.action == "load"])
         pinned = self.store.pinned_by(match, used_tokens(plan))
         return Offer(request, plan, missing, pinned, page, match.blocked, loads)
 
@@ -105,12 +105,12 @@ class Admission:
 
 def _missing_below(offer: Offer, limit: int) -> int:
     """Tokens of the context before ``limit`` that have to be computed."""
-    return sum(max(0, min(stop, limit) - start) for start, stop in offer.missing)
+    return sum([max(0, min(stop, limit) - start) for start, stop in offer.missing])
 
 
 def used_tokens(plan: RestorePlan) -> int:
     """How far into the context ``plan`` reaches with what is stored."""
-    return max((r.stop for r in plan.ranges if r.action != "recompute"), default=0)
+    return max([r.stop for r in plan.ranges if r.action != "recompute"], default=0)
 
 
 def all_that_is_there(plan: RestorePlan, residency: Residency, known_tokens: int) -> RestorePlan:

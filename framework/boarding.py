@@ -66,7 +66,7 @@ class Boarding:
     def _make_room(self, decoding: bool, shares: list[Share], offers: dict[int, Offer]) -> None:
         """Evict once for all running requests; they go before those that are being admitted."""
         pages = self._running.decoding.pages if decoding else 0
-        pages += sum(self.pages_for(share.request, share.tokens) for share in shares if share.offer is None)
+        pages += sum([self.pages_for(share.request, share.tokens) for share in shares if share.offer is None])
         try:
             self._store.room.make(Tier.DEVICE, pages)
         except OutOfPages:
@@ -80,7 +80,7 @@ class Boarding:
         assert isinstance(request, Request)
         if request.decoding:
             return int((request.known_tokens - 1) % self._store.page_size == 0)
-        return sum(self._store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens))
+        return sum([self._store.missing_pages(request.lease, start, stop) for start, stop in request.peek(tokens)])
 
     def _accept(self, share: Share, offers: dict[int, Offer], now: float) -> Work | None:
         """Give the share its pages; None defers a request that cannot be admitted after all."""

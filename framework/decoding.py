@@ -32,8 +32,10 @@ class Decoding:
         self._store, self._others = store, others
         self._page = store.page_size
         self._requests: dict[int, Request] = {}
+        self._last: dict[int, int] = {}  # request -> tick of its last token
         self._ends: list[tuple[int, int, int, Request]] = []  # (tick of the last token, admission, a number, request)
-        self._due: list[dict[int, Request]] = [{} for _ in range(self._page)]  # by the tick, modulo, of a new page
+        # by the tick, modulo, of a new page: request -> admission, tick of its position 0, lease
+        self._due: list[dict[int, tuple[int, int, Lease]]] = [{} for _ in range(self._page)]
         self._pushed = 0
         self._latest = -1  # of all that were ever here together, the last one admitted
 
@@ -60,22 +62,23 @@ class Decoding:
         self._requests[request.id] = request
         self._latest = max(self._latest, request.admission)
         self.keys += request.known_tokens
-        self._due[self._phase(request)][request.id] = request
+        origin = self._origin(request)
+        self._due[origin % self._page][request.id] = request.admission, origin, request.held
         self._pushed += 1
-        heapq.heappush(self._ends, (self._last_tick(request), request.admission, self._pushed, request))
+        last_tick = self._last[request.id] = self.ticks + request.remaining_tokens
+        heapq.heappush(self._ends, (last_tick, request.admission, self._pushed, request))
         request.start_together(self)
 
-    def _last_tick(self, request: Request) -> int:
-        return self.ticks + request.remaining_tokens
-
-    def _phase(self, request: Request) -> int:
-        return (self.ticks - (request.known_tokens - 1)) % self._page
+    def _origin(self, request: Request) -> int:
+        """The tick at which the newest token of ``request`` would have been its first."""
+        return self.ticks - (request.known_tokens - 1)
 
     def leave(self, request: Request) -> None:
         """``request`` decodes no more; what it got is written to it."""
         del self._requests[request.id]
         self.keys -= request.known_tokens
-        del self._due[self._phase(request)][request.id]
+        del self._last[request.id]
+        del self._due[self._origin(request) % self._page][request.id]
         request.end_together()
         if not self._requests:
             self._latest = -1
@@ -85,26 +88,24 @@ class Decoding:
 
     def remaining(self) -> int:
         """Steps until the first of them has all its tokens."""
-        last_tick, _, _, request = self._ends[0]
-        while request.together is not self or last_tick != self._last_tick(request):
-            heapq.heappop(self._ends)
-            last_tick, _, _, request = self._ends[0]
-        return last_tick - self.ticks
+        ends, last = self._ends, self._last
+        while last.get(ends[0][3].id) != ends[0][0]:  # it left, or left and came back
+            heapq.heappop(ends)
+        return ends[0][0] - self.ticks
 
     def pages_within(self, steps: int) -> int:
         """New pages of the next ``steps`` steps."""
         whole, rest = divmod(steps, self._page)
         first = self.ticks % self._page
-        part = sum(len(self._due[(first + step) % self._page]) for step in range(rest))
+        part = sum([len(self._due[(first + step) % self._page]) for step in range(rest)])
         return whole * len(self._requests) + part
 
     def allocate(self, first: int, stop: int) -> None:
         """Give the requests the pages of the next steps ``first`` .. ``stop``, one request after the other."""
-        wanted: list[tuple[int, int, Lease]] = []
-        for step in range(first, stop):
-            for request in self._due[(self.ticks + step) % self._page].values():
-                page = (request.known_tokens - 1 + step) // self._page
-                wanted.append((request.admission, page, request.held))
+        size, wanted = self._page, list[tuple[int, int, Lease]]()
+        for tick in range(self.ticks + first, self.ticks + stop):
+            for admission, origin, lease in self._due[tick % size].values():
+                wanted.append((admission, (tick - origin) // size, lease))
         if len(wanted) > 1:
             wanted.sort(key=itemgetter(0, 1))
         if wanted:

@@ -49,15 +49,17 @@ class LookAhead:
         """Begin what is to be fetched now; the moves go into the store's outbox."""
         if not self._active or not len(self._queue):
             return
-        host = self._store.pools[Tier.HOST]
+        host, looked = self._store.pools[Tier.HOST], self._looked
         for wanted in self._prefetch.ahead(self._queue, host):
-            assert isinstance(wanted, Request)
-            if wanted.id in self._under_way or self._looked.get(wanted.id) in (-1, host.evicted_pages):
+            number, evicted = wanted.id, host.evicted_pages
+            before = looked.get(number)
+            if before == evicted or before == -1 or number in self._under_way:
                 continue
-            self._looked[wanted.id] = host.evicted_pages
-            rests_on = self._absent.get(wanted.id)
+            looked[number] = evicted
+            rests_on = self._absent.get(number)
             if rests_on is not None and rests_on.holds(wanted.conversation):
                 continue
+            assert isinstance(wanted, Request)
             match = self._store.lookup(wanted.log, wanted.known_tokens, wanted.conversation)
             on_disk = self._store.fetches.wanted_pages(match) * self._store.page_size
             if not on_disk or not self._prefetch.fetches(on_disk):

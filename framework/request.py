@@ -194,7 +194,7 @@ class Request:
     def expect(self, missing: list[Missing]) -> None:
         """Set what has to be computed next."""
         self.missing = deque(missing)
-        self.missing_tokens = sum(part.stop - part.start for part in missing)
+        self.missing_tokens = sum([part.stop - part.start for part in missing])
         self.decoding = False
 
     def expect_newest(self) -> None:

@@ -71,7 +71,7 @@ class Traffic:
         """Those of ``numbers`` that are in flight."""
         if not self._flying:
             return []
-        return [number for number in np.unique(numbers).tolist() if number in self._flying]
+        return [number for number in self._recent(numbers) if number in self._flying]
 
     def _touching(self, tier: Tier, slots: Slots) -> set[int]:
         hazards = self._hazards[tier]
@@ -82,13 +82,20 @@ class Traffic:
         if not self._flying:
             return set()
         found: set[int] = set()
-        stack = np.unique(numbers).tolist()
+        stack = self._recent(numbers)
         while stack:
             number = stack.pop()
             if number not in found:
                 found.add(number)
                 stack += self._also.get(number, ())
         return found & self._flying.keys()
+
+    def _recent(self, numbers: NDArray[np.int64]) -> list[int]:
+        """Those of ``numbers``, each once, that are in flight or stand for something that is."""
+        oldest = next(iter(self._flying))
+        if self._also:
+            oldest = min(oldest, next(iter(self._also)))
+        return list(set(numbers[numbers >= oldest].tolist()))
 
     def blocking(self, slots: Slots) -> list[Transfer]:
         """Transfers in flight that read or write the device ``slots``, which an iteration is about to overwrite."""

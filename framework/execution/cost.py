@@ -14,6 +14,7 @@ segments of one batch do not overlap in attention, and sliding windows are ignor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ Extremes = tuple[int, int]
 EVEN: Extremes = (0, 0)  # nobody asked
 
 QUERY_KEYS = 350  # a query of a prompt costs as if it saw so many keys more: tiles, softmax, output (A100, H100, H200)
+_REMEMBERED = 1 << 14  # numbers of tokens whose time is kept
 _ELEMENTWISE_PASSES = 12  # hidden-sized reads and writes per token and layer: two norms, two residual adds, rotary
 
 
@@ -96,6 +98,7 @@ class CostModel:
         self._pair_s = layers * 4 * query_width / attention_flops_per_s
         self._key_s = layers * 2 * kv_width * shape.kv_dtype_bytes / attention_bandwidth
         self._decode_key_s = max(self._pair_s, self._key_s)  # one query: as many pairs as keys
+        self._layers_s, self._sampled_s = lru_cache(_REMEMBERED)(self._model_s), lru_cache(_REMEMBERED)(self._head_s)
 
     @property
     def _bandwidth(self) -> float:
@@ -184,7 +187,7 @@ class CostModel:
         if tokens <= 0:
             return 0.0
         pairs = tokens * stop - tokens * (tokens - 1) // 2
-        return self._model_s(tokens) + self._segment_s(tokens, stop, pairs)
+        return self._layers_s(tokens) + self._segment_s(tokens, stop, pairs)
 
     def load_s(self, tokens: int, tier: Tier) -> float:
         """Bringing ``tokens`` from ``tier`` to the device over idle links; what comes from disk crosses the host, one
@@ -221,7 +224,7 @@ class CostModel:
 
     def _dense_s(self, tokens: int, segments: int, sampled: int) -> float:
         """One iteration but its attention."""
-        return self._model_s(tokens) + self._head_s(sampled) + self._overhead_s(segments)
+        return self._layers_s(tokens) + self._sampled_s(sampled) + self._overhead_s(segments)
 
     def _head_s(self, sampled: int) -> float:
         return self._lm_head.seconds(sampled) if sampled else 0.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +87,7 @@ class SimulatedExecutor:
         self.sums_decodes = not self._costs.uneven
         self._links = links
         self._narrowing = narrowing
+        self._asked: tuple[Batch | None, list[float]] = None, []  # whose steps were looked at last, and their times
 
     @property
     def costs(self) -> CostModel:
@@ -131,8 +131,14 @@ class SimulatedExecutor:
         if batch.steps == 1:
             return 1
         if _continues(batch):
-            ends_s = accumulate(self._costs.mixed_s(*step) for step in _prompt_steps(batch))
-            return next((step for step, end_s in enumerate(ends_s, 1) if end_s >= limit_s), batch.steps)
+            steps_s, end_s = list[float](), 0.0
+            for step in _prompt_steps(batch):
+                steps_s.append(self._costs.mixed_s(*step))
+                end_s += steps_s[-1]
+                if end_s >= limit_s:
+                    break
+            self._asked = batch, steps_s
+            return len(steps_s)
         waits = batch.waits or batch.loads
         stall_s = self._stall_s(batch, self._compute_s(batch, 1)[1]) if waits else 0.0
         sequences = len(batch.segments) + batch.decodes
@@ -142,11 +148,12 @@ class SimulatedExecutor:
     def _run_prompts(self, batch: Batch) -> StepResult:
         if batch.waits or batch.loads:
             raise ValueError(f"a stretch of steps={batch.steps} with parts of prompts waits for nothing")
-        steps = list(_prompt_steps(batch))
         if self._shares is not None and isinstance(self._costs, TableCosts):
-            for step in steps:
+            for step in _prompt_steps(batch):
                 self._costs.count_mixed(self._shares, *step)
-        steps_s = [self._costs.mixed_s(*step) for step in steps]
+        asked, steps_s = self._asked
+        if asked is not batch or len(steps_s) != batch.steps:
+            steps_s = [self._costs.mixed_s(*step) for step in _prompt_steps(batch)]
         return StepResult([], sum(steps_s), steps_s=steps_s)
 
     def close(self) -> None:

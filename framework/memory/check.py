@@ -59,8 +59,10 @@ def _check_structure(store: PageStore, runs: list[Run]) -> None:
             assert 0 < tail.fill < store.page_size, "a tail that is not partial"
     for run in runs:
         assert run.pins or run.resident or run.children or run.tails, "a dead run in the tree"
-        for slots in run.slots:
+        assert run.pages == len(run.keys), "pages miscounted"
+        for at, slots in enumerate(run.slots):
             assert slots is None or len(slots) == run.pages, "slots do not match pages"
+            assert (run.held >> at & 1) == (slots is not None), "a run forgot who holds it"
 
 
 def _check_pins(store: PageStore, runs: list[Run]) -> None:

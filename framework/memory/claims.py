@@ -17,7 +17,7 @@ class Claims:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def __contains__(self, key: int) -> bool:
+    def __contains__(self, key: int | None) -> bool:
         return key in self._by_key
 
     def items(self) -> ItemsView[int, Lease]:

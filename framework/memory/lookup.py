@@ -17,13 +17,14 @@ def find(pages: Pages, claims: Claims, log: TokenLog, known_tokens: int, convers
     end = chain[-1][0] if chain else pages.tree.root
     whole = not chain or chain[-1][1] == end.pages
     tail = pages.tree.tail_of(end, conversation, log, known_tokens) if whole else None
-    matched = sum(count for _, count in chain)
-    own = end.tails.get(conversation) if whole else None
-    blocked = any(_being_filled(claims, run) for run, _ in chain) or (own is not None and own.claimed)
-    blocked |= matched < len(keys) and int(keys[matched]) in claims
+    matched = end.start + chain[-1][1] if chain else 0
+    own = end.tails.get(conversation) if whole and end.tails else None
+    next_key = int(keys[matched]) if matched < len(keys) else None
+    blocked = next_key in claims or (own is not None and own.claimed) or _being_filled(claims, chain)
     residency = Residency(_spans(pages, chain, tail), pages.page_size)
-    following = int(keys[matched]) if whole and matched < len(keys) else None
-    return Match(chain, tail, residency, blocked, end if whole else None, following, own)
+    if not whole:
+        return Match(chain, tail, residency, blocked)
+    return Match(chain, tail, residency, blocked, end, next_key, own)
 
 
 def evictable_pages(match: Match, page_size: int, tokens: int) -> int:
@@ -35,17 +36,17 @@ def evictable_pages(match: Match, page_size: int, tokens: int) -> int:
     return pages
 
 
-def _being_filled(claims: Claims, run: Run) -> bool:
-    hole = len(claims) > 0 and run.slots[Tier.DEVICE] is None
-    return run.claimed or (hole and claims.within(run))
+def _being_filled(claims: Claims, chain: list[tuple[Run, int]]) -> bool:
+    holes = [run for run, _ in chain if run.claimed or run.slots[Tier.DEVICE] is None]
+    return any(run.claimed or (len(claims) > 0 and claims.within(run)) for run in holes)
 
 
 def _spans(pages: Pages, chain: list[tuple[Run, int]], tail: Run | None) -> tuple[Span, ...]:
     spans: list[Span] = []
-    start = 0
+    start, size = 0, pages.page_size
     for run, matched in [*chain, (tail, 1)] if tail is not None else chain:
-        stop = start + (matched - 1) * pages.page_size + run.fill
-        tiers = () if run.claimed else tuple(tier for tier in pages.pools if run.slots[tier] is not None)
+        stop = start + (matched - 1) * size + run.fill
+        tiers = () if run.claimed else pages.tiers_of(run)
         if spans and spans[-1].tiers == tiers:
             spans[-1] = Span(spans[-1].start, stop, tiers)
         else:

@@ -94,13 +94,13 @@ class Outbox:
         """All moves since the last call; neighbours that are alike and fill different slots come as one."""
         taken, self.moves = self.moves, []
         groups: list[list[Move]] = []
-        filled: set[int] = set()
+        filled: set[int] = set()  # by the last group, but for its last move
         for move in taken:
-            slots = move.target_slots.tolist()
-            if groups and groups[-1][0].joins(move) and filled.isdisjoint(slots):
-                groups[-1].append(move)
-            else:
-                groups.append([move])
-                filled = set()
-            filled.update(slots)
+            if groups and groups[-1][0].joins(move):
+                filled.update(groups[-1][-1].target_slots.tolist())
+                if filled.isdisjoint(move.target_slots.tolist()):
+                    groups[-1].append(move)
+                    continue
+            groups.append([move])
+            filled = set()
         return [group[0].joined(group[1:]) if len(group) > 1 else group[0] for group in groups]

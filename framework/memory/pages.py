@@ -51,6 +51,8 @@ class Pages:
         self.device = self.pools[Tier.DEVICE]
         self._tiers = tuple(self.pools)
         self.lost: list[int] | None = None
+        every = range(1 << len(Tier))
+        self._held_by = [tuple([tier for tier in self._tiers if held >> tier & 1]) for held in every]
 
     @property
     def tick(self) -> int:
@@ -66,9 +68,13 @@ class Pages:
         at = self._tiers.index(tier) + 1
         return self.pools[self._tiers[at]] if at < len(self._tiers) else None
 
+    def tiers_of(self, run: Run) -> tuple[Tier, ...]:
+        """The tiers that hold ``run``, nearest first."""
+        return self._held_by[run.held]
+
     def copied_below(self, run: Run, tier: Tier) -> bool:
         """A tier below ``tier`` holds ``run`` too."""
-        return any(run.slots[other] is not None for other in self._tiers if other > tier)
+        return run.held >> tier > 1
 
     # --- residency ----------------------------------------------------------------------------------------------
 
@@ -98,10 +104,15 @@ class Pages:
             self.lost.append(run.conversation)
         if not spare:
             pool.eviction.removed(run, evicted)
-        for upper in self._tiers:
-            if run.is_spare(upper) and not self.copied_below(run, upper):
-                self._take_back(run, self.pools[upper])
-                self.pools[upper].eviction.released(run)
+        if run.spare:
+            self._take_back_uncovered(run)
+
+    def _take_back_uncovered(self, run: Run) -> None:
+        """Where ``run`` is spare without a copy below, its policy orders it again."""
+        for tier, pool in self.pools.items():
+            if run.is_spare(tier) and not self.copied_below(run, tier):
+                self._take_back(run, pool)
+                pool.eviction.released(run)
 
     def set_aside(self, run: Run, tier: Tier) -> None:
         """``run`` stays in ``tier``, but may be reclaimed at no cost from now on, unless it is pinned before."""
@@ -137,7 +148,7 @@ class Pages:
         Not while a tier above holds them: the policies of these tiers may be naming victims now.
         """
         parent = run.parent
-        if parent is None or any(run.slots[at] is not None for at in Tier if at <= tier) or not _alike(parent, run):
+        if parent is None or run.held & ((2 << tier) - 1) or run.held != parent.held or not _alone(parent, run):
             return
         holders = [pool for lower, pool in self.pools.items() if run.slots[lower] is not None]
         for pool in holders:
@@ -152,17 +163,17 @@ class Pages:
         pool, held = self.pools[tier], run.slots[tier]
         assert held is not None
         parent = run.parent
-        if any(slots is not None for at, slots in enumerate(run.slots) if at != tier):
+        if run.held != 1 << tier:
             return False
         if head:
-            if parent is None or parent.resident or not _alone(parent, run):
+            if parent is None or parent.held or not _alone(parent, run):
                 return False
             self.tree.shift(parent, run, pages)
             gone, run.slots[tier] = held[:pages], held[pages:]
         else:
             if run.children or run.tails:
                 return False
-            run.keys = run.keys[:-pages]
+            run.rekey(run.keys[:-pages])
             gone, run.slots[tier] = held[-pages:], held[:-pages]
             run.stamp += 1
         if self.lost is not None:
@@ -206,13 +217,6 @@ class Pages:
                 pool.evictable_pages += run.pages
                 pool.eviction.released(run)
         self.tree.prune(run)
-
-
-def _alike(upper: Run, lower: Run) -> bool:
-    """``lower`` continues ``upper`` and differs from it in nothing that matters."""
-    return _alone(upper, lower) and all(
-        (a is None) == (b is None) for a, b in zip(upper.slots, lower.slots, strict=True)
-    )
 
 
 def _alone(upper: Run, lower: Run) -> bool:

@@ -27,6 +27,10 @@ class EmptyQueue:
         """None."""
         return None
 
+    def conversations(self) -> Iterator[int]:
+        """Nobody's."""
+        return iter(())
+
     def head(self, limit: int) -> Iterator[RequestView]:
         """Nobody."""
         return iter(())
@@ -47,8 +51,9 @@ class Surroundings:
 class TierPool:
     """``capacity`` page slots of one tier; a ``TierView`` for its policies.
 
-    ``evictable_pages`` counts the resident pages that no request pins, ``spare`` the runs among them that may be
-    reclaimed at no cost, oldest first. ``capacity_below``: pages of all lower tiers together.
+    ``free_pages`` counts the slots that hold nothing, ``evictable_pages`` the resident pages that no request pins,
+    ``spare`` the runs among them that may be reclaimed at no cost, oldest first. ``capacity_below``: pages of all lower
+    tiers together.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class TierPool:
         self.peak_pages = 0
         self.spare: OrderedDict[Run, None] = OrderedDict()
         self._free = np.arange(capacity, dtype=np.int32)  # a ring: taken from the front
-        self._front, self._count = 0, capacity
+        self.free_pages, self._front = capacity, 0
         self._taken: list[Slots] = []
         eviction.bind(self, around.future if eviction.oracle else None)
 
@@ -86,36 +91,36 @@ class TierPool:
         return self.moment.now_s
 
     @property
-    def free_pages(self) -> int:
-        """Slots that hold nothing."""
-        return self._count
-
-    @property
     def used_pages(self) -> int:
         """Slots in use."""
-        return self.capacity - self._count
+        return self.capacity - self.free_pages
 
     @property
     def available_pages(self) -> int:
         """Slots that are free or can be freed by eviction."""
-        return self._count + self.evictable_pages
+        return self.free_pages + self.evictable_pages
 
     def evictable(self, run: RunView) -> bool:
         """See ``TierView.evictable``."""
         assert isinstance(run, Run)
-        return run.slots[self.tier] is not None and not run.pins and not (self.leaves_only and run.kids[self.tier])
+        tier = self.tier
+        return not run.pins and run.slots[tier] is not None and not (self.leaves_only and run.kids[tier])
 
     def take(self, pages: int, *, computed: bool = False) -> Slots:
         """``pages`` free slots; the caller has made room. ``computed``: an iteration will write to them."""
-        assert pages <= self._count, "no room was made"
-        stop = self._front + pages
-        if stop <= self.capacity:
-            taken = self._free[self._front : stop].copy()
+        assert pages <= self.free_pages, "no room was made"
+        front = self._front
+        stop = front + pages
+        if stop < self.capacity:
+            taken = self._free[front:stop].copy()
+            self._front = stop
         else:
-            taken = np.concatenate([self._free[self._front :], self._free[: stop - self.capacity]])
-        self._front, self._count = stop % self.capacity, self._count - pages
-        self.peak_pages = max(self.peak_pages, self.used_pages)
-        if computed:
+            stop -= self.capacity
+            taken = np.concatenate([self._free[front:], self._free[:stop]])
+            self._front = stop
+        self.free_pages -= pages
+        self.peak_pages = max(self.peak_pages, self.capacity - self.free_pages)
+        if computed and self.capacity_below:
             self._taken.append(taken)
         return taken
 
@@ -129,24 +134,30 @@ class TierPool:
         rest = free[~np.isin(free, slots)]
         assert len(rest) + len(slots) == len(free), "a slot is not free"
         self._free[: len(rest)] = rest
-        self._front, self._count = 0, len(rest)
+        self._front, self.free_pages = 0, len(rest)
         self.peak_pages = max(self.peak_pages, self.used_pages)
 
     def give(self, slots: Slots, *, in_use: bool = False) -> None:
         """Put ``slots`` back on the free list: they are used next, or last if a copy still reads them (``in_use``)."""
-        pages = len(slots)
-        self._front -= 0 if in_use else pages
-        start = (self._front + self._count) if in_use else self._front
-        places = np.arange(start, start + pages) % self.capacity
-        self._free[places] = slots
-        self._front %= self.capacity
-        self._count += pages
+        pages, capacity = len(slots), self.capacity
+        if in_use:
+            start = (self._front + self.free_pages) % capacity
+        else:
+            start = self._front = (self._front - pages) % capacity
+        stop = start + pages
+        if stop <= capacity:
+            self._free[start:stop] = slots
+        else:
+            self._free[start:] = slots[: capacity - start]
+            self._free[: stop - capacity] = slots[capacity - start :]
+        self.free_pages += pages
 
     def to_be_computed(self) -> Slots:
-        """The slots that were taken for an iteration to write to since the last call."""
+        """The slots that were taken for an iteration to write to since the last call; none where no tier is below, for
+        no copy reads them then."""
         taken, self._taken = self._taken, []
         return np.concatenate(taken) if taken else np.empty(0, dtype=np.int32)
 
     def free_slots(self) -> Slots:
         """The free list, for checks."""
-        return self._free[np.arange(self._front, self._front + self._count) % self.capacity]
+        return self._free[np.arange(self._front, self._front + self.free_pages) % self.capacity]

@@ -130,7 +130,7 @@ class Room:
 
     def _trimmed(self, pool: TierPool, victim: Victim) -> bool:
         """A part of a run leaves without a copy: in place, where that can be."""
-        if not pool.eviction.trims or victim.pages >= victim.run.pages or self._pages.below(pool.tier) is not None:
+        if pool.capacity_below or victim.pages >= victim.run.pages or not pool.eviction.trims:
             return False
         run = self._checked(pool, victim)
         if not self._pages.trim(run, pool.tier, victim.pages, head=victim.end == "head"):
@@ -140,10 +140,10 @@ class Room:
 
     def _checked(self, pool: TierPool, victim: Victim) -> Run:
         """The run of ``victim``, or RuntimeError if it may not leave."""
-        run = victim.run
+        run, pages, end = victim.run, victim.pages, victim.end
         assert isinstance(run, Run)
-        cuts = pool.leaves_only and victim.end == "head" and victim.pages < run.pages
-        if cuts or not pool.evictable(run) or not 0 < victim.pages <= run.pages or run.is_spare(pool.tier):
+        cuts = end == "head" and pool.leaves_only and pages < run.pages
+        if cuts or not pool.evictable(run) or not 0 < pages <= run.pages or run.is_spare(pool.tier):
             raise RuntimeError(f"eviction policy {pool.eviction.name!r} named pages that may not leave")
         return run
 

@@ -11,16 +11,18 @@ from ..policy import Tier
 
 Slots = NDArray[np.int32]
 Keys = NDArray[np.int64]
+TIERS = len(Tier)
 
 
 class Run:
     """One node of the page tree. Only the store writes to it; policies read it as a ``RunView``.
 
-    ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``kids[tier]`` how many direct
-    children are resident and not spare there, ``fill`` the tokens in its last page (less than a page only for a
-    conversation's partial tail), ``claimed`` that its pages are being computed, loaded or fetched, ``shared`` that more
-    than one conversation used it, ``spare`` the tiers (as bits) in which it may be reclaimed at no cost. ``stamp``
-    grows whenever it changes which its pages are, where they are, or, of a partial tail, that somebody holds it.
+    ``slots[tier]`` are the places of its pages in that tier (None: not resident there), ``held`` the tiers (as bits)
+    that hold it, ``kids[tier]`` how many direct children are resident and not spare there, ``fill`` the tokens in its
+    last page (less than a page only for a conversation's partial tail), ``claimed`` that its pages are being computed,
+    loaded or fetched, ``shared`` that more than one conversation used it, ``spare`` the tiers (as bits) in which it may
+    be reclaimed at no cost. ``stamp`` grows whenever it changes which its pages are, where they are, or, of a partial
+    tail, that somebody holds it.
     """
 
     __slots__ = (
@@ -28,10 +30,12 @@ class Run:
         "claimed",
         "conversation",
         "fill",
+        "held",
         "inserted",
         "keys",
         "kids",
         "last_use",
+        "pages",
         "parent",
         "pins",
         "shared",
@@ -46,14 +50,16 @@ class Run:
     def __init__(self, parent: Run | None, keys: Keys, start: int, fill: int, conversation: int, tick: int) -> None:
         self.parent = parent
         self.keys = keys
+        self.pages = len(keys)
         self.start = start
         self.fill = fill
         self.conversation = conversation
         self.inserted = self.last_use = tick
         self.children: dict[int, Run] = {}
         self.tails: dict[int, Run] = {}
-        self.slots: list[Slots | None] = [None] * len(Tier)
-        self.kids = [0] * len(Tier)
+        self.slots: list[Slots | None] = [None] * TIERS
+        self.held = 0
+        self.kids = [0] * TIERS
         self.pins = 0
         self.uses = 1
         self.claimed = False
@@ -62,18 +68,17 @@ class Run:
         self.stamp = 0
 
     @property
-    def pages(self) -> int:
-        """Number of pages."""
-        return len(self.keys)
-
-    @property
     def resident(self) -> bool:
         """True if any tier holds it."""
-        return any(slots is not None for slots in self.slots)
+        return self.held > 0
+
+    def rekey(self, keys: Keys) -> None:
+        """``keys`` are those of its pages from now on."""
+        self.keys, self.pages = keys, len(keys)
 
     def held_by(self, tier: Tier) -> bool:
         """See ``RunView.held_by``."""
-        return self.slots[tier] is not None
+        return self.held >> tier & 1 > 0
 
     def is_spare(self, tier: Tier) -> bool:
         """It may be reclaimed from ``tier`` at no cost."""
@@ -110,8 +115,6 @@ class Run:
 
 
 def common_pages(a: Keys, b: Keys) -> int:
-    """Length of the common prefix of two key arrays."""
+    """Length of the common prefix of two key arrays; a key stands for its page and all before it."""
     n = min(len(a), len(b))
-    differs = a[:n] != b[:n]
-    first = int(differs.argmax()) if n else 0
-    return first if n and differs[first] else n
+    return n if not n or a[n - 1] == b[n - 1] else int((a[:n] != b[:n]).argmax())

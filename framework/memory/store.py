@@ -326,7 +326,7 @@ class PageStore:
         if self._grows(leaf):
             old = leaf.slots[Tier.DEVICE]
             assert old is not None
-            leaf.keys = np.concatenate([leaf.keys, keys])
+            leaf.rekey(np.concatenate([leaf.keys, keys]))
             leaf.slots[Tier.DEVICE] = np.concatenate([old, slots])
             leaf.stamp += 1
             run = leaf
@@ -340,8 +340,8 @@ class PageStore:
 
     def _grows(self, leaf: Run) -> bool:
         """True if ``leaf`` was made by the one request that holds it, so that new pages belong to the same run."""
-        alone = leaf.parent is not None and leaf.pins == 1 and leaf.uses == 1 and not (leaf.children or leaf.tails)
-        return alone and all((leaf.slots[tier] is not None) == (tier is Tier.DEVICE) for tier in self.pools)
+        alone = leaf.pins == 1 and leaf.uses == 1 and leaf.held == 1 << Tier.DEVICE and leaf.parent is not None
+        return alone and not (leaf.children or leaf.tails)
 
     def _write_through(self, run: Run) -> None:
         if self._copies_down and not self.pages.copied_below(run, Tier.DEVICE) and self.writeback.eager(run):

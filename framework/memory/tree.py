@@ -59,12 +59,14 @@ class PageTree:
         upper = Run(run.parent, run.keys[:pages], run.start, self.page_size, run.conversation, run.inserted)
         upper.last_use, upper.uses, upper.pins = run.last_use, run.uses, run.pins
         upper.claimed, upper.shared, upper.spare = run.claimed, run.shared, run.spare
+        upper.held = run.held
         for tier, slots in enumerate(run.slots):
             if slots is not None:
                 upper.slots[tier], run.slots[tier] = slots[:pages], slots[pages:]
-                upper.kids[tier] = int(not run.is_spare(Tier(tier)))
+                upper.kids[tier] = ~run.spare >> tier & 1
         run.parent.children[int(run.keys[0])] = upper
-        run.keys, run.start, run.parent = run.keys[pages:], run.start + pages, upper
+        run.rekey(run.keys[pages:])
+        run.start, run.parent = run.start + pages, upper
         upper.children[int(run.keys[0])] = run
         run.stamp += 1
         return upper
@@ -75,7 +77,7 @@ class PageTree:
             below = lower.slots[tier]
             if slots is not None and below is not None:
                 upper.slots[tier] = np.concatenate([slots, below])
-        upper.keys = np.concatenate([upper.keys, lower.keys])
+        upper.rekey(np.concatenate([upper.keys, lower.keys]))
         upper.kids, upper.children, upper.tails = lower.kids, lower.children, lower.tails
         for kid in [*lower.children.values(), *lower.tails.values()]:
             kid.parent = upper
@@ -85,15 +87,16 @@ class PageTree:
     def shift(self, upper: Run, lower: Run, pages: int) -> None:
         """Let the first ``pages`` pages of ``lower`` become the last ones of its parent ``upper``; slots stay."""
         del upper.children[int(lower.keys[0])]
-        upper.keys = np.concatenate([upper.keys, lower.keys[:pages]])
-        lower.keys, lower.start = lower.keys[pages:], lower.start + pages
+        upper.rekey(np.concatenate([upper.keys, lower.keys[:pages]]))
+        lower.rekey(lower.keys[pages:])
+        lower.start += pages
         upper.children[int(lower.keys[0])] = lower
         upper.stamp += 1
         lower.stamp += 1
 
     def prune(self, run: Run) -> None:
         """Forget ``run`` and its ancestors as far as nothing is resident, pinned or below them; again: a no-op."""
-        while run.parent is not None and not (run.pins or run.children or run.tails or run.resident):
+        while run.parent is not None and not (run.pins or run.children or run.tails or run.held):
             parent = run.parent
             if parent.tails.get(run.conversation) is run:
                 del parent.tails[run.conversation]
@@ -108,9 +111,13 @@ class PageTree:
 def set_slots(run: Run, tier: Tier, slots: Slots | None) -> None:
     """Make ``run`` resident in ``tier`` at ``slots`` (or not at all) and keep its parent's count."""
     assert run.parent is not None
-    if not run.is_spare(tier):
-        run.parent.kids[tier] += (slots is not None) - (run.slots[tier] is not None)
+    bit = 1 << tier
+    if not run.spare & bit:
+        run.parent.kids[tier] += (slots is not None) - (run.held & bit > 0)
     run.slots[tier] = slots
     run.stamp += 1
     if slots is None:
-        run.spare &= ~(1 << tier)
+        run.spare &= ~bit
+        run.held &= ~bit
+    else:
+        run.held |= bit

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .columns import Columns, RequestColumns, Rows
 from .files import replacing
 
@@ -35,9 +38,21 @@ def write_table(path: Path, columns: Columns[Any]) -> None:
 
 
 def _array(rows: Rows, name: str) -> pa.Array:
+    """A column, from its bytes: ``pa.array`` would load pandas."""
     import pyarrow as pa
 
-    values = rows[name]
+    values = np.ascontiguousarray(rows[name])
     if values.dtype == object:
-        return pa.array(values, pa.string())
-    return pa.array(values, mask=values < 0) if name in _TIMES_THAT_MAY_LACK else pa.array(values)
+        texts = [str(value).encode() for value in values.tolist()]
+        ends, content = pa.py_buffer(np.cumsum([0, *map(len, texts)], dtype=np.int32)), pa.py_buffer(b"".join(texts))
+        return pa.Array.from_buffers(pa.string(), len(values), [None, ends, content])
+    kind = pa.from_numpy_dtype(values.dtype)
+    present = _bits(values >= 0) if name in _TIMES_THAT_MAY_LACK and (values < 0).any() else None
+    content = _bits(values) if values.dtype == bool else pa.py_buffer(values)
+    return pa.Array.from_buffers(kind, len(values), [present, content])
+
+
+def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
+    import pyarrow as pa
+
+    return pa.py_buffer(np.packbits(values, bitorder="little"))

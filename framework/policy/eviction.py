@@ -154,13 +154,15 @@ class RunQueue:
 
     def first(self) -> RunView | None:
         """The first run that may leave, or None; it stays in the queue."""
-        while self._heap:
-            _, _, pushed, run = self._heap[0]
-            if self._valid(run, pushed):
+        heap, entries = self._heap, self._entry
+        while heap:
+            _, _, pushed, run = heap[0]
+            entry = entries.get(run)
+            if entry is not None and entry[0] == pushed:
                 if self._view.evictable(run):
                     return run
-                self._aside[run] = self._entry.pop(run)
-            heapq.heappop(self._heap)
+                self._aside[run] = entries.pop(run)
+            heapq.heappop(heap)
         return None
 
     def key(self, run: RunView) -> Score:

@@ -109,7 +109,7 @@ class Offer:
     @property
     def compute_tokens(self) -> int:
         """Tokens to compute before the first output token."""
-        return sum(stop - start for start, stop in self.missing)
+        return sum([stop - start for start, stop in self.missing])
 
     def pages_for(self, tokens: int) -> int:
         """New device pages for its loads and the first ``tokens`` of the missing tokens."""

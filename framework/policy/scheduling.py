@@ -152,24 +152,64 @@ def serve_all(
 ) -> tuple[int | None, int]:
     """:func:`serve_running` for all running requests, in order of admission or ``by_arrival``.
 
-    O(1) in those that decode, as long as nobody has to yield and tokens suffice for all of them.
+    O(1) in those that decode, as long as tokens suffice for all of them; who yields is looked for from the end.
     """
-    room, left, shares = view.available_pages - view.decoding.pages, budget, list[Share]()
+    decoding, left = view.decoding, budget
+    room = view.available_pages - decoding.pages
     if budget is not None:
-        left = budget - len(view.decoding) if view.decoding.first else -1
-    for request in view.prefilling:
+        left = budget - len(decoding) if decoding.first else -1
+        if left < 0 or (room < 0 and by_arrival):
+            return serve_running(view, plan, _in_order(view.running, by_arrival), budget)
+    shares, rest, spare = _prompts(view, view.prefilling, left, room)
+    if spare < 0:
+        return _serve_as_many_as_fit(view, plan, left, room, by_arrival)
+    plan.decodes = len(decoding) > 0
+    plan.shares += shares
+    return rest, spare
+
+
+def _in_order(requests: Iterable[RequestView], by_arrival: bool) -> list[RequestView]:
+    return sorted(requests, key=lambda request: request.order) if by_arrival else list(requests)
+
+
+def _prompts(
+    view: SchedulerView, prefilling: Iterable[RequestView], left: int | None, room: int
+) -> tuple[list[Share], int | None, int]:
+    """Shares of ``prefilling`` within ``left`` tokens; what is left of these and of ``room`` pages: less than 0 if they
+    do not suffice."""
+    shares: list[Share] = []
+    for request in prefilling:
         if room < 0 or (left is not None and left <= 0):
             break
         tokens = request.missing_tokens if left is None else min(request.missing_tokens, left)
         room -= view.pages_for(request, tokens)
         left = left - tokens if left is not None else None
         shares.append(Share(request, tokens))
-    if room < 0 or (left is not None and left < 0):
-        running = sorted(view.running, key=lambda request: request.order) if by_arrival else view.running
-        return serve_running(view, plan, running, budget)
-    plan.decodes = len(view.decoding) > 0
+    return shares, left, room
+
+
+def _serve_as_many_as_fit(
+    view: SchedulerView, plan: Plan, left: int | None, room: int, by_arrival: bool
+) -> tuple[int | None, int]:
+    """Suspend from the end of the running requests until pages suffice for the others: all who decode, who go first,
+    and ``left`` tokens of prompts, for which ``room`` pages are left."""
+    running, prefilling = _in_order(view.running, by_arrival), _in_order(view.prefilling, by_arrival)
+    decodes = len(view.decoding)
+    shares, rest, spare = list[Share](), left, -1
+    while spare < 0:
+        victim = running.pop()
+        plan.suspended.append(victim)
+        room += view.freed_by(victim)
+        if prefilling and prefilling[-1] is victim:
+            prefilling.pop()
+        else:
+            decodes -= 1
+            room += view.pages_for(victim, 1)
+            left = left + 1 if left is not None else None
+        shares, rest, spare = _prompts(view, prefilling, left, room)
+    plan.decodes = decodes > 0
     plan.shares += shares
-    return left, room
+    return rest, spare
 
 
 def admit_whole_prompts(

@@ -121,6 +121,11 @@ class QueueView(Protocol):
         if none waits. O(1)."""
         ...
 
+    def conversations(self) -> Iterator[int]:
+        """The conversations of waiting requests by position, those at the same one by number. Not to be used any more
+        once the queue has changed."""
+        ...
+
     def head(self, limit: int) -> Iterator[RequestView]:
         """The first ``limit`` waiting requests."""
         ...

@@ -53,6 +53,10 @@ class Nobody:
         """None."""
         return None
 
+    def conversations(self) -> Iterator[int]:
+        """Nobody's."""
+        return iter(())
+
     def head(self, limit: int) -> Iterator[RequestView]:
         """Nobody."""
         return iter(())

@@ -158,8 +158,10 @@ def _labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _name(run: Run) -> str:
+    chosen = dict(part.partition("=")[::2] for part in str(run.info["system"]).split("+"))  # a policy may have options
     point = run.summary["quality"]["points"][0]
-    name = " + ".join(part for part in (point["truncation"], point["compression"]) if part != "none") or "none"
+    parts = [chosen.get(family, point[family]) for family in ("truncation", "compression")]
+    name = " + ".join(part for part in parts if part != "none") or "none"
     given = [word for word in run.info.get("overrides", []) if word.split(".")[0] in ("truncation", "compression")]
     hidden = ("truncation.budget_ratio=", "truncation.counts_metadata=")
     knobs = sorted(word.partition(".")[2] for word in given if not word.startswith(hidden))

@@ -24,7 +24,7 @@ class PrefixIndex:
         self._tree = _RadixTree()
         self._streams: dict[tuple[int, int], int] = {}  # (stream, its shared tokens) -> tokens seen
         self._shared_tokens = 0
-        self._blocks: dict[tuple[int, int], int] = {}  # (block size, block id) -> tokens of the block seen
+        self._blocks: dict[int, dict[int, int]] = {}  # block size -> block id -> tokens of the block seen
 
     def arrive(self, conversation: int, log: TokenLog, input_tokens: int, reply_ids: Ids | None = None) -> int:
         """Take up the input ``log[:input_tokens]`` of a request; ``reply_ids`` is its reply where that is known now.
@@ -73,17 +73,15 @@ class PrefixIndex:
         return seen
 
     def _arrive_blocks(self, log: BlockLog, tokens: int) -> int:
-        size, blocks = log.block_tokens, self._blocks
-        seen, running = 0, True
+        size = log.block_tokens
+        blocks = self._blocks.setdefault(size, {})
         ids: list[int] = log.block_ids[: -(-tokens // size)].tolist()
-        for start, block in zip(range(0, tokens, size), ids, strict=True):
-            key, held = (size, block), min(size, tokens - start)
-            known = blocks.get(key, 0)
-            if running:
-                seen = start + min(known, held)
-                running = known >= held
-            if held > known:
-                blocks[key] = held
+        known = next((at for at, block in enumerate(ids) if blocks.get(block, 0) < size), len(ids))
+        full, rest = divmod(tokens, size)
+        seen = min(known * size + (blocks.get(ids[known], 0) if known < len(ids) else 0), tokens)
+        blocks.update(dict.fromkeys(ids[known:full], size))
+        if rest:
+            blocks[ids[full]] = max(rest, blocks.get(ids[full], 0))
         return seen
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .mixing import mix_array, mix_int
+from .mixing import mix_array, mix_int, mix_one
 
 
 class TokenLog(Protocol):
@@ -180,10 +180,14 @@ class _SymbolicLog:
         """See :class:`TokenLog`."""
         _checked(page_size, num_tokens, self._length)
         _checked_tail(page_size, num_tokens)
-        return int(self._keys_at(page_size, np.array([num_tokens]))[0])
+        return self._key_at(page_size, num_tokens)
 
     def _keys_at(self, page_size: int, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         """Keys of the pages that end at ``ends``, which ascend and may lie beyond what is known so far."""
+        raise NotImplementedError
+
+    def _key_at(self, page_size: int, end: int) -> int:
+        """Key of the page that ends at ``end``: as :meth:`_keys_at`."""
         raise NotImplementedError
 
 
@@ -211,6 +215,11 @@ class StreamLog(_SymbolicLog):
             keys[:shared] = mix_array(mix_int("stream", 0, 0, page_size), ends[:shared])
         return keys
 
+    def _key_at(self, page_size: int, end: int) -> int:
+        if end <= self.shared_tokens:
+            return mix_one(mix_int("stream", 0, 0, page_size), end)
+        return mix_one(mix_int("stream", self.stream, self.shared_tokens, page_size), end)
+
 
 class BlockLog(_SymbolicLog):
     """A request of a trace that gives its input by prefix blocks. What is appended has no identity: it equals nothing.
@@ -235,11 +244,18 @@ class BlockLog(_SymbolicLog):
     def _keys_at(self, page_size: int, ends: NDArray[np.int64]) -> NDArray[np.int64]:
         known = ends[: np.searchsorted(ends, self.input_tokens, side="right")]
         blocks = (known - 1) // self.block_tokens
-        prefixes = mix_array(mix_int("block", self.block_tokens, page_size), self.block_ids[blocks])
-        keys = mix_array(prefixes, known - blocks * self.block_tokens)
+        prefixes = mix_array(mix_int("block", self.block_tokens, page_size), self.block_ids)
+        keys = mix_array(prefixes[blocks], known - blocks * self.block_tokens)
         if len(known) == len(ends):
             return keys
         return np.concatenate([keys, mix_array(mix_int("output", self.request, page_size), ends[len(known) :])])
+
+    def _key_at(self, page_size: int, end: int) -> int:
+        if end > self.input_tokens:
+            return mix_one(mix_int("output", self.request, page_size), end)
+        block = (end - 1) // self.block_tokens
+        prefix = mix_array(mix_int("block", self.block_tokens, page_size), self.block_ids[block : block + 1])
+        return mix_one(prefix, end - block * self.block_tokens)
 
 
 def _checked(page_size: int, num_tokens: int, length: int) -> int:

@@ -95,8 +95,9 @@ class LookAhead(Eviction):
         """Conversations in the order in which they leave. Changes of the store between two are taken into account."""
         window = self.window
         ahead: list[tuple[int, int]] = []
+        position_of = self.view.queue.position
         for conversation, session in list(self._sessions.items()):
-            position = self.view.queue.position(conversation)
+            position = position_of(conversation)
             if position is None or position >= window or self._expired(session):
                 yield conversation
             else:
@@ -111,11 +112,11 @@ class LookAhead(Eviction):
         """On disk: what the host holds too for waiting sessions, the next one first, each from its end."""
         if self.view.tier is not Tier.DISK:
             return
-        positions = {conversation: self.view.queue.position(conversation) for conversation in self._sessions}
-        for _, conversation in sorted((at, conversation) for conversation, at in positions.items() if at is not None):
+        for conversation in filter(self._sessions.__contains__, self.view.queue.conversations()):
             session = self._sessions.get(conversation)
             runs = [run for run in session.runs if run.held_by(Tier.HOST)] if session else []
-            yield from sorted(runs, key=lambda run: -run.start)
+            if runs:
+                yield from sorted(runs, key=lambda run: -run.start)
 
     def victims(self, need: int) -> Iterator[Victim]:
         for run in self._fetched():

@@ -106,29 +106,29 @@ class RetentionValue(Eviction):
         chosen, low, high = list[Entry](), 0.0, 2 * self._costs_s[-1]
         for candidate in self._candidates():
             if len(chosen).bit_count() == 1:  # now and then
-                if sum(self._below(entry[3], candidate[0]) for entry in chosen) >= need:
+                if sum([self._below(entry[3], candidate[0]) for entry in chosen]) >= need:
                     high = candidate[0]
                     break
                 low = candidate[0]
             chosen.append(candidate)
-        for run, pages in self._shares(chosen, need, low, high).items():
+        every = {entry[3]: entry[3].pages for entry in chosen}
+        for run, pages in (every if sum(every.values()) <= need else self._shares(chosen, need, low, high)).items():
             if run in self._idle:  # else it became part of another run meanwhile
                 yield Victim(run, min(pages, run.pages), "head")
 
     def _below(self, run: RunView, value: float) -> int:
         """Pages of ``run`` in chunks that are worth less than ``value``."""
-        first, cost_s = run.start, value * (self.view.tick - run.last_use + 1)
-        if self._costs_s[-1] < cost_s:
-            return run.pages
-        end = bisect_left(self._costs_s, cost_s, min(first, len(self._costs_s)))
-        return min(run.pages, -(-max(0, end - first) // self._chunk) * self._chunk)
+        first, costs_s, cost_s = run.start, self._costs_s, value * (self.view.tick - run.last_use + 1)
+        end = bisect_left(costs_s, cost_s, min(first, len(costs_s))) if cost_s <= costs_s[-1] else first + run.pages
+        return min(run.pages, -(-(end - first) // self._chunk) * self._chunk) if end > first else 0
 
     def _shares(self, chosen: list[Entry], need: int, low: float, high: float) -> dict[RunView, int]:
-        """How many pages leave of each run, where fewer than ``need`` are worth less than ``low``, but as many, or all
-        there are, less than ``high``."""
+        """Pages that leave of each run; fewer than ``need`` are worth less than ``low``, as many less than ``high``."""
+        ends = [self._value(run, run.start + run.pages - 1) for _, _, _, run in chosen]
+        low, high = max(low, chosen[0][0]), min(high, max(ends))
         for _ in range(HALVINGS if len(chosen) > 1 else 0):
             middle = (low + high) / 2
-            short = need - sum(self._below(entry[3], middle) for entry in chosen)
+            short = need - sum([self._below(entry[3], middle) for entry in chosen])
             low, high = (low, middle) if short <= 0 else (middle, high)
             if 0 < short <= CLOSE * self._chunk:
                 break

@@ -1,8 +1,9 @@
 """Time the simulator, the whole command on one core: ``python tests/bench/simulator.py``.
 
 With ``KVARENA_DATA`` set: the Mooncake conversation trace, else synthetic chats of as many requests; then synthetic
-chats of growing number, whose cost per request must not grow. Seconds are user time of the process, start and tables
-included.
+chats of growing number, whose cost per request must not grow: the exit status is 1 if the longest run's is more than a
+tenth above the shortest one's. Seconds are user time of the process, start and tables included.
+``--systems --requests 1000000`` runs the chats alone, up to a million requests (goal: 600 s and 4 GiB).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SYSTEMS = {
     "pensieve": (),
     "cachedattention": ("memory.disk_tokens=20000000",),
 }
+GROWTH = 1.1  # of the cost of a request from the shortest to the longest run of chats
 TURNS = 5.56  # of a synthetic conversation, on average
 LOOP = "import time; start = time.process_time(); [i * i for i in range(5_000_000)]; print(time.process_time() - start)"
 
@@ -70,8 +72,8 @@ def loop_s() -> float:
     return float(subprocess.run([sys.executable, "-c", LOOP], check=True, capture_output=True, text=True).stdout)
 
 
-def main() -> None:
-    """Print both tables."""
+def main() -> int:
+    """Print both tables; 1 if the cost per request grows, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000, help="the longest run of chats")
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=list(SYSTEMS))
@@ -88,13 +90,14 @@ def main() -> None:
     print(
         f"\nvllm, chats; a loop takes {loop_s():.2f} s\n{'requests':>10}{'user s':>10}{'us per request':>16}{'MiB':>8}"
     )
-    start_s = timed("system=vllm", *chats(10)).user_s
+    start_s, costs_us = timed("system=vllm", *chats(10)).user_s, list[float]()
     for requests in (n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= chosen.requests):
         run = timed("system=vllm", *chats(requests))
-        each_us = 1e6 * (run.user_s - start_s) / run.requests
+        costs_us.append(1e6 * (run.user_s - start_s) / run.requests)
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10  # of the largest so far
-        print(f"{run.requests:10}{run.user_s:10.1f}{each_us:16.0f}{memory:8}")
+        print(f"{run.requests:10}{run.user_s:10.1f}{costs_us[-1]:16.0f}{memory:8}", flush=True)
+    return int(bool(costs_us) and costs_us[-1] > GROWTH * costs_us[0])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

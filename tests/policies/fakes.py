@@ -73,6 +73,9 @@ class FakeQueue:
         found = [index for index, request in enumerate(self.waiting) if request.conversation == conversation]
         return found[0] if found else None
 
+    def conversations(self) -> Iterator[int]:
+        return iter(dict.fromkeys(request.conversation for request in self.waiting))
+
     def head(self, limit: int) -> Iterator[FakeRequest]:
         return islice(self.waiting, limit)
 
