@@ -80,6 +80,9 @@ CASES: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm_offload-crowded": ("system=vllm_offload", *CHATS, *CROWDED, "memory.host_tokens=1600"),
     "cachedattention-crowded": ("system=cachedattention", *CHATS, *CROWDED, *LITTLE_HOST, "scheduling.watermark=0.0"),
+    "h2o-chats": ("system=h2o", *CHATS, *TINY),
+    "kivi-requests": ("system=vllm", "compression=kivi", *REQUESTS, *SMALL),
+    "pensieve_h2o-crowded": ("system=pensieve", "truncation=h2o", *CHATS, *CROWDED, *LITTLE_HOST),
     "unstretched-chats": ("system=pensieve", *CHATS, *TINY, *LITTLE_HOST, "backend.max_steps=1"),
 }
 

@@ -15,8 +15,8 @@ from kvarena.framework.report.runs import load_run
 
 pytestmark = pytest.mark.e2e
 
-# In a model of three layers no norm tells keys apart (knorm), and the deepest layer, which pyramidkv starves, is the one
-# that retrieves; a window knows nothing either: these may be as bad as lots, or worse.
+# In a model of three layers no norm tells keys apart (knorm), and the deepest layer, which pyramidkv starves, is what
+# retrieves; a window knows nothing either: these may be as bad as lots, or worse.
 BLIND = ("knorm", "pyramidkv", "window", "streaming_llm", "buzz")
 SEEING = ("h2o", "snapkv", "keydiff", "tova", "adakv")
 SMALL = "truncation.window=8"
