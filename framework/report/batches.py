@@ -34,9 +34,15 @@ class BatchTable:
     systems: dict[str, tuple[tuple[Estimate, Estimate] | None, ...]]
 
     @property
+    def memory(self) -> tuple[str, float]:
+        """The unit that fits the memory, and how many of it a byte is."""
+        most = max((pair[1].mean for found in self.systems.values() for pair in found if pair is not None), default=0.0)
+        return ("GiB", 2.0**-30) if most >= 2**29 else ("MiB", 2.0**-20)
+
+    @property
     def headers(self) -> list[str]:
         """Two columns for each system."""
-        return [f"{label} {unit}" for label in self.systems for unit in ("[tokens/s]", "[GiB of K/V]")]
+        return [f"{label} {unit}" for label in self.systems for unit in ("[tokens/s]", f"[{self.memory[0]} of K/V]")]
 
     def rows(self) -> Iterator[tuple[str, list[str]]]:
         """Batch and cells."""
@@ -44,7 +50,7 @@ class BatchTable:
             cells: list[str] = []
             for found in self.systems.values():
                 pair = found[i]
-                cells += ["-", "-"] if pair is None else [_text(pair[0], 1.0), _text(pair[1], 2.0**-30)]
+                cells += ["-", "-"] if pair is None else [_text(pair[0], 1.0), _text(pair[1], self.memory[1])]
             yield f"{batch:,}", cells
 
 
@@ -133,11 +139,11 @@ def draw_batches(tables: Sequence[BatchTable], folder: Path) -> list[Path]:
         with mpl.rc_context(RC):
             figure = Figure(figsize=(11, 4.0))
             FigureCanvasAgg(figure)
-            for place, titles in enumerate(
-                (("Output tokens per second", 1.0), ("Most K/V on the device, GiB", 2.0**-30))
-            ):
+            unit, factor = table.memory
+            panels = (("Output tokens per second", 1.0), (f"Most K/V on the device, {unit}", factor))
+            for place, (title, scale) in enumerate(panels):
                 axes = figure.add_axes((0.07 + 0.5 * place, 0.22, 0.3, 0.66))
-                _panel(axes, table, place, *titles)
+                _panel(axes, table, place, title, scale)
             caption(figure, f"{table.setting}; equal conversations that all begin at once")
             figure.savefig(path, dpi=150, facecolor="white")
         drawn.append(path)

@@ -93,7 +93,8 @@ def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Path:
             y = height - top - (i // columns) * (tall + gap) - tall
             axes = figure.add_axes((x / width, y / height, _PANEL[0] / width, tall / height))
             _panel(axes, table, panel, last=i >= len(panels) - columns)
-        bands = "Bands: 95 % intervals over episodes and seeds."
+        floor = f" Less than {_NOTHING:g} nats is drawn there." if panels[0].log else ""
+        bands = f"Bands: 95 % intervals over episodes and seeds.{floor}"
         caption(figure, f"{table.setting}. {table.caption}. {bands}")
         figure.savefig(path, dpi=150, facecolor="white")
     return path
