@@ -262,6 +262,9 @@ def explain(error: Exception, arguments: list[str]) -> str:
         return f"{str(error).splitlines()[0]}; to sweep over several values, add -m"
     if unknown := re.search(r"Could not (?:override|append to config|delete[^']*) '([^']+)'", str(error)):
         key = unknown[1].split("@")[0]
+        group = key.split(".")[0]
+        if any(argument.startswith(f"{group}=") and "," in argument for argument in arguments):
+            return f"{key} is set for all jobs, but {group} differs between them; write '{key}=choice(VALUE)'"
         return f"unknown key {key!r}{suggest(key, _known_keys(key, arguments))}; see kvarena --help"
     return " ".join(str(error).split())
 

@@ -10,6 +10,10 @@ import pytest
 SIMULATED = ("backend=simulated", "model=llama-3-8b", "hardware=h100", "tracking=none", "workload.limit=3")
 Run = Callable[..., tuple[int, str, str]]
 BAD = [
+    (
+        ["-m", "truncation=h2o,tova", "truncation.budget_ratio=0.2"],
+        ["truncation differs between", "'truncation.budget_ratio=choice(VALUE)'"],
+    ),
     (["systm=vllm"], ["unknown key 'systm'", "did you mean 'system'"]),
     (["system=vlm"], ["unknown system 'vlm'", "known: ", "did you mean 'vllm'"]),
     (["evicton=lru"], ["'evicton'", "did you mean 'eviction'"]),
