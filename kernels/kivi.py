@@ -105,7 +105,8 @@ def unpack_codes(words: Tensor, bits: int, dim: int) -> Tensor:
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=words.device)
     along = words.movedim(dim, -1).clone(memory_format=torch.contiguous_format)
     octets = along.view(torch.uint8)  # low bits first on every machine that torch runs on
-    return ((octets[..., None] >> shifts) & (2**bits - 1)).flatten(-2).movedim(-1, dim)
+    codes: Tensor = ((octets[..., None] >> shifts) & (2**bits - 1)).flatten(-2).movedim(-1, dim)
+    return codes
 
 
 def _per_word(bits: int) -> int:

@@ -116,7 +116,7 @@ class TestRefused:
         [
             ({"kind": "hf"}, "model.path must be given"),
             ({"kind": "hf", "path": "/no/such/model"}, "'/no/such/model' does not exist"),
-            ({"kind": "other"}, "'other', expected 'random' or 'hf'"),
+            ({"kind": "other"}, "'other', expected 'random', 'hf' or 'shipped'"),
             ({"kind": "random", "architecture": "lama"}, "'lama', which transformers does not know"),
             ({"kind": "random", "hiden_size": 3}, "unknown knob 'hiden_size'"),
             ({"kind": "random", "num_heads": 7}, "expected a multiple of num_heads = 7"),
