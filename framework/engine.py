@@ -86,7 +86,7 @@ class Engine:
 
     @property
     def prefilling(self) -> Collection[Request]:
-        """Those of them that do not decode."""
+        """Those of them that compute prompts, or decode one by one."""
         return self._running.others.values()
 
     @property

@@ -39,7 +39,6 @@ class NarrowedContexts:
         self.active = isinstance(truncation, TokenTruncation) or compression.name != "none"
         self.freed_tokens = self.freed_pages = self.begun_anew = 0
         self._store, self._executor, self._nonce = store, executor, nonce
-        self._truncation = truncation
         self._begun = 0
         self._resting: dict[int, NarrowedLog] = {}  # stored contexts that nobody runs, by conversation
         if self.active:

@@ -22,7 +22,7 @@ from .workloads.tokens import TokenLog
 class Dialogue:
     """A conversation in progress: ``next_turn`` has not arrived yet, ``open_turns`` are being served.
 
-    ``log`` is what is left of it where its oldest tokens were cut off, ``whole`` all of it.
+    ``log`` is what is cached of it where its oldest tokens, or any, were let go of, ``whole`` all of it.
     """
 
     conversation: Conversation

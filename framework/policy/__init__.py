@@ -36,6 +36,7 @@ from .scored import (
     in_slots,
     newest_tokens,
     oldest_first,
+    require_budget,
     require_choice,
     share_of,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "oldest_first",
     "register",
     "require_at_least",
+    "require_budget",
     "require_choice",
     "require_share",
     "serve_all",

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from .base import require_at_least
 from .tokens import CacheShape, CacheView, Grouping, Needs, Stage, TokenTruncation
 
 if TYPE_CHECKING:
@@ -20,6 +19,19 @@ def require_choice(name: str, value: object, *allowed: object) -> None:
     """Raise ValueError unless ``value`` is one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+
+
+def require_budget(budget_tokens: int | None, budget_ratio: float | None) -> None:
+    """Raise ValueError unless exactly one of the two is given: at least one token, or a share above 0, at most 1."""
+    if (budget_tokens is None) == (budget_ratio is None):
+        raise ValueError(
+            f"budget_tokens is {budget_tokens} and budget_ratio is {budget_ratio}; "
+            "exactly one of the two must be given, the other null"
+        )
+    if budget_tokens is not None and budget_tokens < 1:
+        raise ValueError(f"budget_tokens is {budget_tokens}; it must be at least 1")
+    if budget_ratio is not None and not 0 < budget_ratio <= 1:
+        raise ValueError(f"budget_ratio is {budget_ratio}; it must be more than 0 and at most 1")
 
 
 def share_of(ratio: float, tokens: int) -> int:
@@ -74,15 +86,7 @@ class BudgetTruncation(StagedTruncation):
         self._check_budget()
 
     def _check_budget(self) -> None:
-        if (self.budget_tokens is None) == (self.budget_ratio is None):
-            raise ValueError(
-                f"budget_tokens is {self.budget_tokens} and budget_ratio is {self.budget_ratio}; "
-                "exactly one of the two must be given, the other null"
-            )
-        if self.budget_tokens is not None:
-            require_at_least(self, 1, "budget_tokens")
-        if self.budget_ratio is not None and not 0 < self.budget_ratio <= 1:
-            raise ValueError(f"budget_ratio is {self.budget_ratio}; it must be more than 0 and at most 1")
+        require_budget(self.budget_tokens, self.budget_ratio)
 
     def _require_more_than(self, least: int, what: str) -> None:
         """Refuse a budget in tokens that leaves nothing beside ``what`` the policy must keep."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ...framework.policy import Selection, register, require_at_least, share_of
+from ...framework.policy import Selection, register, require_at_least, require_budget, share_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,15 +39,7 @@ class Quest(Selection):
     dense_layers: int = 2
 
     def __post_init__(self) -> None:
-        if (self.budget_tokens is None) == (self.budget_ratio is None):
-            raise ValueError(
-                f"budget_tokens is {self.budget_tokens} and budget_ratio is {self.budget_ratio}; "
-                "exactly one of the two must be given, the other null"
-            )
-        if self.budget_tokens is not None:
-            require_at_least(self, 1, "budget_tokens")
-        if self.budget_ratio is not None and not 0 < self.budget_ratio <= 1:
-            raise ValueError(f"budget_ratio is {self.budget_ratio}; it must be more than 0 and at most 1")
+        require_budget(self.budget_tokens, self.budget_ratio)
         require_at_least(self, 0, "dense_layers")
 
     def budget(self, tokens: int) -> int:
