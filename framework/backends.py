@@ -21,7 +21,10 @@ from .execution.simulated_narrowing import SimulatedNarrowing
 from .execution.tables import load_tables
 from .execution.threads import spin_briefly
 from .execution.transfers import Links
-from .policy import CacheShape, Tier
+from .footprint import Window
+from .opening import cache_shape, footprint_of
+from .policy import Tier
+from .sharing import find_sharing, native, shared_shape, simulated_sharing
 from .workloads.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -52,9 +55,10 @@ class Backend:
     pages: of each tier that there is. page_bytes: of a page, all layers together.
     links: between the tiers; None where there is one tier only.
     disk: a real disk tier, or None.
-    max_tokens: the longest context that the model takes, None: any length.
+    max_tokens: positions of the model; None: it takes any number.
     tokenizer: the model's own.
     times_from: which measured tables the simulated times came from and to what share, None if none.
+    sharing: layers that store no K/V, each with the one whose K/V it uses; None where the run's compression lets none.
     """
 
     executor: Executor
@@ -67,6 +71,12 @@ class Backend:
     max_tokens: int | None = None
     tokenizer: Tokenizer | None = None
     times_from: Callable[[], dict[str, Any] | None] = lambda: None
+    sharing: Mapping[int, int] | None = None
+
+    @property
+    def layer_map(self) -> dict[str, int] | None:
+        """``sharing`` as a summary says it."""
+        return None if self.sharing is None else {str(layer): source for layer, source in self.sharing.items()}
 
     @property
     def num_pages(self) -> int:
@@ -90,6 +100,12 @@ class Backend:
         self.executor.close()
 
 
+def window_of(parts: Parts, backend: Backend) -> Window:
+    """How long a context may be on ``backend``."""
+    room = backend.num_pages * parts.memory.page_size
+    return Window(room, backend.max_tokens, parts.policies.truncation, footprint_of(parts, backend.shape))
+
+
 def open_backend(parts: Parts, folder: Path | None = None) -> Backend:
     """Load the model, or the cost model, and make room for all tiers. ``folder``: the run's own.
 
@@ -104,57 +120,59 @@ def open_backend(parts: Parts, folder: Path | None = None) -> Backend:
 
 
 def _simulated(parts: Parts, knobs: SimulatedBackend) -> Backend:
-    shape, hardware, size = parts.shape, parts.hardware, parts.memory.page_size
-    assert shape is not None
+    hardware, size, compression = parts.hardware, parts.memory.page_size, parts.policies.compression
+    assert parts.shape is not None
+    whole = native(parts.shape)
+    sharing = simulated_sharing(compression, whole)
+    shape = shared_shape(whole, sharing)
     _bind(parts, shape)
     tables = load_tables(Path(knobs.tables).expanduser(), shape, hardware) if knobs.tables else None
     hardware = hardware if tables is None else tables.links.on(hardware)
     free = hardware.free_bytes(shape.weight_bytes)
-    num_pages = device_pages(parts.memory.device_tokens, size, shape.kv_bytes_per_token, free)
+    kv_bytes = (whole.kv_bytes_per_token, shape.kv_bytes_per_token)
+    num_pages = device_pages(parts.memory.device_tokens, size, kv_bytes[0], free, kv_bytes[1])
     room = Room(hardware.host_memory_bytes, hardware.host_memory_bytes)
-    pages = {Tier.DEVICE: num_pages, **_lower(parts, shape.kv_bytes_per_token, room)}
+    pages = {Tier.DEVICE: num_pages, **_lower(parts, kv_bytes, room)}
     page_bytes = size * shape.kv_bytes_per_token
-    links = SimulatedLinks(hardware, page_bytes, shape.num_layers) if len(pages) > 1 else None
+    links = SimulatedLinks(hardware, page_bytes, shape.stored_layers) if len(pages) > 1 else None
+    footprint = footprint_of(parts, shape)
     executor = SimulatedExecutor(
         *(shape, hardware, size),
         max_steps=knobs.max_steps,
         links=links,
         tables=tables,
-        narrowing=_narrowing(parts, shape),
+        narrowing=None if footprint is None else SimulatedNarrowing(footprint),
     )
     # Traces may be longer than the model's positions; a truncation needs to know them.
     longest = None if parts.policies.truncation.name == "none" else shape.max_positions
     return Backend(
-        *(executor, VirtualClock(), shape, pages, page_bytes, links), max_tokens=longest, times_from=executor.times_from
+        *(executor, VirtualClock(), shape, pages, page_bytes, links),
+        max_tokens=longest,
+        times_from=executor.times_from,
+        sharing=sharing if compression.shares else None,
     )
 
 
-def _bind(parts: Parts, shape: ModelShape) -> None:
-    """Tell a token-level policy what it works on."""
+def _bind(parts: Parts, shape: ModelShape, model: LoadedModel | None = None) -> None:
+    """Tell a token-level policy what it works on; ``model``: what computes, if anything does."""
     if (truncation := parts.lossy.truncation) is not None:
-        plane_bytes = 2 * shape.head_dim * shape.kv_dtype_bytes
-        truncation.bind(CacheShape(shape.num_layers, shape.num_heads, shape.num_kv_heads, plane_bytes))
+        rotation = None
+        if model is not None and truncation.needs.queries:
+            from .execution.rotation import rotation_of
+
+            rotation = rotation_of(model)
+        truncation.bind(cache_shape(shape, rotation))
 
 
-def _narrowing(parts: Parts, shape: ModelShape) -> SimulatedNarrowing | None:
-    """What token-level policies leave, if there are any."""
-    lossy = parts.lossy
-    if lossy.truncation is None and lossy.compression is None:
-        return None
-    compression = parts.policies.compression
-    return SimulatedNarrowing(
-        *(lossy.truncation, compression, parts.memory.page_size, shape.kv_bytes_per_token, shape.kv_dtype_bytes)
-    )
-
-
-def _lower(parts: Parts, kv_bytes: int, host: Room) -> dict[Tier, int]:
-    """Pages of the tiers below the device; without a write-back to fill them there are none."""
+def _lower(parts: Parts, kv_bytes: tuple[int, int], host: Room) -> dict[Tier, int]:
+    """Pages of the tiers below the device; without a write-back to fill them there are none. ``kv_bytes``: of a token,
+    of all layers and of those that store."""
     memory = parts.memory
     if not parts.tiered:
         return {}
     pages = {
-        Tier.HOST: lower_pages("host", memory.host_tokens, memory.page_size, kv_bytes, host),
-        Tier.DISK: lower_pages("disk", memory.disk_tokens, memory.page_size, kv_bytes, Room(0)),
+        Tier.HOST: lower_pages("host", memory.host_tokens, memory.page_size, kv_bytes[0], host, kv_bytes[1]),
+        Tier.DISK: lower_pages("disk", memory.disk_tokens, memory.page_size, kv_bytes[0], Room(0), kv_bytes[1]),
     }
     return {tier: count for tier, count in pages.items() if count}
 
@@ -167,12 +185,14 @@ def _torch(parts: Parts, knobs: TorchBackend, folder: Path | None) -> Backend:
 
     memory = parts.memory
     model = load_model(parts.model_knobs, knobs.device, parts.seed)
-    dtype_bytes = DTYPE_BYTES[knobs.dtype] if knobs.dtype else model.shape.dtype_bytes
-    kv_bytes = model.shape.kv_bytes_per_token * dtype_bytes // model.shape.dtype_bytes
-    num_pages = device_pages(memory.device_tokens, memory.page_size, kv_bytes, free_bytes(knobs.device))
-    page_bytes = memory.page_size * kv_bytes
+    whole = replace(model.shape, dtype_bytes=DTYPE_BYTES[knobs.dtype] if knobs.dtype else model.shape.dtype_bytes)
+    sharing = find_sharing(parts.policies.compression, model)
+    kv_bytes = (whole.kv_bytes_per_token, shared_shape(whole, sharing).kv_bytes_per_token)
+    free = free_bytes(knobs.device)
+    num_pages = device_pages(memory.device_tokens, memory.page_size, kv_bytes[0], free, kv_bytes[1])
+    page_bytes = memory.page_size * kv_bytes[1]
     lower = _lower(parts, kv_bytes, host_room(knobs.device, num_pages * page_bytes))
-    _bind(parts, replace(model.shape, dtype_bytes=dtype_bytes))
+    _bind(parts, whole, model)
     executor = TorchExecutor(
         *(model, num_pages, memory.page_size),
         device=knobs.device,
@@ -182,15 +202,18 @@ def _torch(parts: Parts, knobs: TorchBackend, folder: Path | None) -> Backend:
         truncation=parts.lossy.truncation,
         selection=parts.lossy.selection,
         compression=parts.lossy.compression,
+        sharing=sharing,
     )
     clock = WallClock() if knobs.clock == "wall" else SkipIdleClock()
-    links, disk = _torch_links(parts, executor, model, clock, lower, folder)
+    links, disk = _torch_links(parts, executor, model, clock, lower, folder, sharing)
     executor.warm_up()
     _measure_costs(executor, lower, disk)
     pages = {Tier.DEVICE: num_pages, **lower}
-    endless = parts.lossy.truncation is not None and parts.lossy.truncation.endless
-    longest, tokenizer = None if endless else executor.shape.max_positions, model.tokenizer
-    return Backend(executor, clock, executor.shape, pages, page_bytes, links, disk, longest, tokenizer)
+    longest = executor.shape.max_positions
+    return Backend(
+        *(executor, clock, executor.shape, pages, page_bytes, links, disk, longest, model.tokenizer),
+        sharing=sharing if parts.policies.compression.shares else None,
+    )
 
 
 def _torch_links(
@@ -200,6 +223,7 @@ def _torch_links(
     clock: Clock,
     lower: Mapping[Tier, int],
     folder: Path | None,
+    sharing: Mapping[int, int],
 ) -> tuple[Links | None, DiskPages | None]:
     """The lower tiers' memory and files, and the threads that copy between them."""
     if not lower:
@@ -208,7 +232,7 @@ def _torch_links(
     from .execution.torch_links import TorchLinks
 
     host = host_pool(executor.pool, lower[Tier.HOST]) if Tier.HOST in lower else None
-    disk = _open_disk(parts, executor, model, lower[Tier.DISK], folder) if Tier.DISK in lower else None
+    disk = _open_disk(parts, executor, model, lower[Tier.DISK], folder, sharing) if Tier.DISK in lower else None
     try:
         return TorchLinks(executor.pool, host, disk, clock), disk
     except BaseException:
@@ -234,7 +258,12 @@ def _read_bytes_per_s(disk: DiskPages) -> float:
 
 
 def _open_disk(
-    parts: Parts, executor: TorchExecutor, model: LoadedModel, num_pages: int, folder: Path | None
+    parts: Parts,
+    executor: TorchExecutor,
+    model: LoadedModel,
+    num_pages: int,
+    folder: Path | None,
+    sharing: Mapping[int, int],
 ) -> DiskPages:
     from .execution.disk import DiskPages
     from .execution.fingerprint import page_format
@@ -245,6 +274,6 @@ def _open_disk(
     where = Path(memory.disk_dir).expanduser() if memory.disk_dir else Path(folder or ".") / "disk"
     dtype = str(executor.pool.dtype).removeprefix("torch.")
     decoupled = isinstance(parts.backend, TorchBackend) and parts.backend.decoupled
-    text = page_format(model.module, shape, memory.page_size, dtype, rotated=not decoupled)
+    text = page_format(model.module, shape, memory.page_size, dtype, rotated=not decoupled, sharing=sharing)
     page_bytes = memory.page_size * shape.kv_bytes_per_token
     return DiskPages.open(where, num_pages, page_bytes, text, persist=memory.disk_persist)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .choices import Lossy, check_choices, lossy
+from .choices import Lossy, check_choices, check_task, lossy
 from .execution.contract import ModelShape
 from .execution.hardware import Hardware
 from .execution.model_knobs import HfModel, ModelKnobs, model_knobs
@@ -32,6 +32,7 @@ from .policy import (
 from .registry import Registry
 from .run_info import RunInfo
 from .schema import ConfigError, build, suggest
+from .sharing import check_layers
 from .task_knobs import TASK_KNOBS, ReplayTask, TaskKnobs
 from .workloads.build import workload_schema
 from .workloads.common import FileKnobs, Knobs
@@ -42,6 +43,7 @@ TOP_LEVEL = (
         "save_tokens",
         "save_decisions",
         "runs",
+        "resume",
         "system",
         "memory",
         "backend",
@@ -256,7 +258,10 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
         replays=isinstance(task, ReplayTask),
     )
     _check_disk(memory, simulated)
+    check_task(task, backend=name)
     _check_tracking(config)
+    shape, model = (model_shape(config["model"]), None) if simulated else (None, _model(config))
+    check_layers(policies.compression, shape, model)
     return Parts(
         seed=_seed(config),
         save_tokens=_typed(config, "save_tokens", bool, False),
@@ -266,9 +271,9 @@ def _prepare(config: Mapping[str, Any], info: RunInfo) -> Parts:
         workload=_workload(config),
         backend=backend,
         hardware=build(Hardware, config.get("hardware", {}), f"hardware={info.choices.get('hardware', '?')}"),
-        shape=model_shape(config["model"]) if simulated else None,
+        shape=shape,
         model_knobs=config["model"],
-        model=None if simulated else _model(config),
+        model=model,
         policies=policies,
         evictions=evictions,
         provenance=provenance,

@@ -26,7 +26,7 @@ class Early:
 class EarlyLoads:
     """Gives the first requests of the queue device pages and begins to load as many layers as ``prefetch`` asks for.
 
-    ``layers``: of the model. The leases are given up as soon as somebody else needs the pages.
+    ``layers``: of a page. The leases are given up as soon as somebody else needs the pages.
     """
 
     def __init__(

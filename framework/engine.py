@@ -12,6 +12,7 @@ from .deferred import Deferred
 from .early import EarlyLoads
 from .execution.contract import Clock, Executor
 from .execution.transfers import Links
+from .footprint import Footprint, Window
 from .iteration import EnginePolicies, Iteration
 from .memory import PageStore
 from .metrics.records import Recorder, StepRecord
@@ -32,8 +33,9 @@ class Engine:
 
     ``nonce``: see ``NarrowedContexts``.
 
-    ``queue`` is the one that the store's policies see. ``on_done`` is called when a request has all its tokens, before
-    its pages are released.
+    ``queue`` is the one that the store's policies see. ``max_tokens``: positions of the model; ``footprint``: sizes of
+    contexts that policies narrow. ``on_done`` is called when a request has all its tokens, before its pages are
+    released; ``on_failed``, with the reason, when it turns out that one cannot be served to its end.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Engine:
         queue: WaitingQueue | None = None,
         links: Links | None = None,
         max_tokens: int | None = None,
+        footprint: Footprint | None = None,
         num_layers: int = 1,
         nonce: int = 0,
         on_done: Callable[[Request, float], None] = lambda request, now: None,
+        on_failed: Callable[[Request, str, float], None] = lambda request, reason, now: None,
     ) -> None:
         self.executor = executor
         self.store = store
@@ -57,7 +61,8 @@ class Engine:
         self.recorder = recorder
         self.clock = clock
         self.on_done = on_done
-        self.max_tokens = max_tokens
+        self.on_failed = on_failed
+        self.window = Window(store.device.capacity * store.page_size, max_tokens, policies.truncation, footprint)
         self.suspensions = 0
         self._running = Running(store)
         self._waiting = WaitingQueue() if queue is None else queue
@@ -130,21 +135,19 @@ class Engine:
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
-    def refuses(self, tokens: int) -> str | None:
-        """Why a request that grows to ``tokens`` tokens can never be served here, or None."""
-        room = self.device_pages * self.store.page_size
-        if tokens > room:
-            return f"needs {tokens} tokens of KV, the device tier holds {room}"
-        if self.max_tokens is not None and tokens > self.max_tokens:
-            return f"needs {tokens} positions, the model has {self.max_tokens}"
+    def refuses(self, request: Request) -> str | None:
+        """Why ``request``, of which nothing is computed yet, can never be served here, or None."""
+        needs = self.narrowed.needs(request, self.window)
+        if needs.slots > self.window.room:
+            return f"needs {needs.slots} tokens of KV, the device tier holds {self.window.room}"
+        if self.window.max_tokens is not None and needs.positions > self.window.max_tokens:
+            return f"needs {needs.positions} positions, the model has {self.window.max_tokens}"
         return None
 
     def cut(self, log: TokenLog, history: int, needed: int, conversation: int) -> TokenLog:
         """The context ``log``, which is about to grow to ``needed`` tokens, ``history`` of them old: without its oldest
         tokens if it would outgrow the window."""
-        room = self.device_pages * self.store.page_size
-        limit = room if self.max_tokens is None else min(room, self.max_tokens)
-        dropped = self.policies.truncation.first_kept(history, needed, limit)
+        dropped = self.policies.truncation.first_kept(history, needed, self.window.limit)
         return cut_context(self.store, self.policies.truncation, log, history, dropped, conversation)
 
     @property
@@ -176,7 +179,7 @@ class Engine:
         self.transit.look_ahead(now)
         plan = self._plan(now)
         for request in plan.suspended:
-            self._suspend(request)
+            self._yield(request, now)
         if plan.suspended:
             self._admission.changed()
         work = self._boarding.work(plan, now)
@@ -196,6 +199,9 @@ class Engine:
         self._called_off = False
         self._admission.changed()
         plan = self.policies.scheduling.plan(self)
+        if self.narrowed.anew and self._lost_for_good(now):
+            self._admission.changed()
+            plan = self.policies.scheduling.plan(self)
         if self._called_off:
             self._settle(now)
             self._admission.changed()
@@ -210,6 +216,11 @@ class Engine:
         if (until := self.transit.idle_until(now, horizon())) is not None:
             return max(until, self.clock.now())
         if plan.suspended:
+            return self.clock.now()
+        if self.narrowed.active and not self._running and (request := next(iter(self._waiting.all()), None)):
+            self._give_up(
+                request, f"the device tier holds {self.window.room} tokens, too few to compute its context", now
+            )
             return self.clock.now()
         if self._running or len(self._waiting):
             name = self.policies.scheduling.name
@@ -238,8 +249,38 @@ class Engine:
 
     # --- suspension -----------------------------------------------------------------------------------------------
 
-    def _suspend(self, request: RequestView) -> None:
+    def _yield(self, request: RequestView, now: float) -> None:
         assert isinstance(request, Request)
+        if self.narrowed.active and self._outgrows(request):
+            self._give_up(request, f"the device tier holds {self.window.room} tokens, too few for its context", now)
+        else:
+            self._suspend(request)
+
+    def _outgrows(self, request: Request) -> bool:
+        """The device cannot hold what ``request`` computes next, whoever yields."""
+        chunk = self.policies.scheduling.chunk
+        tokens = request.missing_tokens if chunk is None else min(request.missing_tokens, chunk)
+        return request.computed_tokens + tokens > self.window.room
+
+    def _lost_for_good(self, now: float) -> bool:
+        """Some of the requests whose contexts have lost a page can never be served: what was kept of them fitted, the
+        whole does not."""
+        anew, self.narrowed.anew = self.narrowed.anew, []
+        hopeless = [(request, why) for request in anew if (why := self.refuses(request)) is not None]
+        for request, why in hopeless:
+            self._give_up(request, f"a page of its context was lost, and to compute it again {why}", now)
+        return bool(hopeless)
+
+    def _give_up(self, request: Request, reason: str, now: float) -> None:
+        """Narrowed contexts may turn out not to fit."""
+        if request.lease is None:
+            self._waiting.remove(request)
+        else:
+            self._running.remove(request)
+        self.narrowed.abandon(request)
+        self.on_failed(request, reason, now)
+
+    def _suspend(self, request: Request) -> None:
         self._running.remove(request)
         request.computed_before = request.computed_tokens
         self._release(request, request.computed_tokens)
@@ -272,6 +313,9 @@ class Engine:
             disk_pages=self._used_pages(Tier.DISK),
             stall_s=current.result.stall_s,
             overhead_s=0.0 if forward_s is None else max(0.0, wall_s - forward_s),
+            device_evicted=self.store.device.evicted_pages,
+            host_evicted=self._evicted_pages(Tier.HOST),
+            disk_evicted=self._evicted_pages(Tier.DISK),
         )
         self.recorder.step(record)
         return current.end_s
@@ -279,6 +323,10 @@ class Engine:
     def _used_pages(self, tier: Tier) -> int:
         pool = self.store.pools.get(tier)
         return 0 if pool is None else pool.used_pages
+
+    def _evicted_pages(self, tier: Tier) -> int:
+        pool = self.store.pools.get(tier)
+        return 0 if pool is None else pool.evicted_pages
 
     # --- committing ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .execution.contract import Executor, Narrowing
+from .footprint import Held, Turn, Window
 from .memory import Match, PageStore
 from .memory.cutting import forget
 from .memory.owning import shrink
@@ -25,6 +26,7 @@ class NarrowedContexts:
     active: they may; else nothing here is ever used.
     freed_tokens, freed_pages: slots, and pages of the device, that were let go of so far.
     begun_anew: contexts that were computed again because a page of them was lost.
+    anew: waiting requests that this has happened to; the engine takes them off the list.
     """
 
     def __init__(
@@ -36,9 +38,10 @@ class NarrowedContexts:
         *,
         nonce: int = 0,
     ) -> None:
-        self.active = isinstance(truncation, TokenTruncation) or compression.name != "none"
+        self.active = isinstance(truncation, TokenTruncation) or compression.packs
         self.freed_tokens = self.freed_pages = self.begun_anew = 0
         self._store, self._executor, self._nonce = store, executor, nonce
+        self.anew: list[Request] = []
         self._begun = 0
         self._resting: dict[int, NarrowedLog] = {}  # stored contexts that nobody runs, by conversation
         if self.active:
@@ -79,6 +82,25 @@ class NarrowedContexts:
             self._executor.forget(log.context)
             log.stored = 0
 
+    def abandon(self, request: Request) -> None:
+        """``request`` will not be served to its end: nothing is left of its context."""
+        log = request.narrowed
+        assert log is not None
+        keys = log.page_keys(self._store.page_size, log.stored)
+        if request.lease is not None:
+            request.let_go(self._store, 0, "nothing")
+        forget(self._store.pages, keys, request.conversation)
+        self._resting.pop(request.conversation, None)
+        self.ended(log)
+
+    def needs(self, request: Request, window: Window) -> Turn:
+        """What ``request``, which has just arrived, takes of ``window``."""
+        log, output, footprint = request.narrowed, request.target_tokens, window.footprint
+        held = Held()
+        if log is not None and footprint is not None and not log.fresh:
+            held = footprint.resumed(log.stored + log.offset, log.stored)
+        return window.turn(held, request.input_tokens - held.slots, output)
+
     # --- before computing ---------------------------------------------------------------------------------------
 
     def match(self, request: Request, log: NarrowedLog) -> Match:
@@ -95,6 +117,7 @@ class NarrowedContexts:
         request.widen(log.offset)
         log.begin(self._number())
         self.begun_anew += 1
+        self.anew.append(request)
 
     def narrowing(self, request: Request, log: NarrowedLog, end: int, *, prefill: bool) -> Narrowing:
         """What the executor has to know of the segment that ends at slot ``end``."""

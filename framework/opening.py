@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from copy import copy
 
 from .composition import Parts, refusing
+from .execution.contract import ModelShape
 from .execution.model_knobs import RandomModel
-from .policy import Truncation
+from .footprint import Footprint, Held, Window
+from .policy import CacheShape, Rotation
 from .schema import ConfigError
 from .task_knobs import ReplayTask
 from .workloads.common import Setting
@@ -40,8 +42,16 @@ def check_workload(parts: Parts) -> None:
         workload = open_workload(parts, vocabulary(parts))
         if isinstance(parts.task, ReplayTask):
             _check_replay(parts, parts.task, workload)
-        elif parts.memory.device_tokens is not None:
-            check_sizes(parts, workload, parts.memory.device_tokens // parts.memory.page_size)
+        elif parts.memory.device_tokens is not None and _room_known(parts):
+            room = parts.memory.device_tokens // parts.memory.page_size * parts.memory.page_size
+            footprint = footprint_of(parts, parts.shape) if parts.shape is not None else None
+            check_sizes(parts, workload, Window(room, None, parts.policies.truncation, footprint))
+
+
+def _room_known(parts: Parts) -> bool:
+    """Before a model is loaded."""
+    narrows, shares = parts.lossy.narrows, parts.policies.compression.shares
+    return not shares and (parts.shape is not None or not narrows)
 
 
 def _check_replay(parts: Parts, task: ReplayTask, workload: Workload) -> None:
@@ -51,8 +61,8 @@ def _check_replay(parts: Parts, task: ReplayTask, workload: Workload) -> None:
     check_pages(in_order(workload), task.semantics, parts.memory.page_size, parts.memory.device_tokens)
 
 
-def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: int | None = None) -> None:
-    """Refuse a closed-loop workload with a request that ``num_pages`` or the model's ``max_tokens`` never hold.
+def check_sizes(parts: Parts, workload: Workload, window: Window) -> None:
+    """Refuse a closed-loop workload with a request that never fits into ``window``.
 
     What truncation would drop does not count.
 
@@ -66,33 +76,41 @@ def check_sizes(parts: Parts, workload: Workload, num_pages: int, max_tokens: in
     if getattr(parts.workload, "rate", None) is not None:
         next(iter(workload.conversations()), None)  # what cannot be drawn at all is found now
         return
-    window = Window(num_pages * parts.memory.page_size, max_tokens, parts.policies.truncation)
     for conversation in workload.conversations():
         if any(turn.log is not None or turn.arrival_s is not None for turn in conversation.turns):
             return
         _check_conversation(conversation, len(workload.new_log(conversation)), window)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How long a context may be: ``room`` tokens on the device, ``max_tokens`` positions of the model."""
-
-    room: int
-    max_tokens: int | None
-    truncation: Truncation
-
-    def kept(self, history: int, needed: int) -> int:
-        """What is left of ``needed`` tokens, ``history`` of them old, once the oldest are dropped."""
-        limit = self.room if self.max_tokens is None else min(self.room, self.max_tokens)
-        return needed if needed <= limit else needed - self.truncation.first_kept(history, needed, limit)
-
-
-def _check_conversation(conversation: Conversation, tokens: int, window: Window) -> None:
+def _check_conversation(conversation: Conversation, shared: int, window: Window) -> None:
+    """``shared``: tokens of the system prompt, which the first turn begins with."""
+    held = Held()
     for number, turn in enumerate(conversation.turns):
-        tokens = window.kept(tokens, tokens + turn.prompt_tokens + turn.output_tokens)
-        what = f"conversation {conversation.label or conversation.id}, turn {number} grows to {tokens} tokens"
-        if tokens > window.room:
+        needs = window.turn(held, turn.prompt_tokens + (0 if number else shared), turn.output_tokens)
+        held = needs.held
+        what = f"conversation {conversation.label or conversation.id}, turn {number} grows to"
+        if needs.slots > window.room:
             sizes = f"the device tier holds {window.room} (memory.device_tokens, workload.max_context)"
-            raise ConfigError(f"{what}, {sizes}")
-        if window.max_tokens is not None and tokens > window.max_tokens:
-            raise ConfigError(f"{what}, the model has {window.max_tokens} positions (workload.max_context)")
+            raise ConfigError(f"{what} {needs.slots} tokens, {sizes}")
+        if window.max_tokens is not None and needs.positions > window.max_tokens:
+            positions = f"the model has {window.max_tokens} positions (workload.max_context)"
+            raise ConfigError(f"{what} {needs.positions} tokens, {positions}")
+
+
+def footprint_of(parts: Parts, shape: ModelShape) -> Footprint | None:
+    """Sizes of contexts under the policies of ``parts``, which need not know the model yet; None if they let go of no
+    single tokens."""
+    lossy, compression = parts.lossy, parts.policies.compression
+    if not lossy.narrows:
+        return None
+    truncation = copy(lossy.truncation)
+    if truncation is not None:
+        truncation.bind(cache_shape(shape))
+    share = compression.bytes_per_token(shape.kv_bytes_per_token, shape.kv_dtype_bytes) / shape.kv_bytes_per_token
+    return Footprint(truncation, compression, share, parts.memory.page_size, parts.policies.scheduling.chunk)
+
+
+def cache_shape(shape: ModelShape, rotation: Rotation | None = None) -> CacheShape:
+    """What a token-level policy is told of the model. ``rotation``: for one that asks for queries."""
+    plane_bytes = 2 * shape.head_dim * shape.kv_dtype_bytes
+    return CacheShape(shape.num_layers, shape.num_heads, shape.num_kv_heads, plane_bytes, rotation)

@@ -11,12 +11,13 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from .schema import ConfigError
 
 CONF_GROUP = "kvarena.conf"
 BUILT_IN = "kvarena.conf"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # each run of a sweep reads two files for its label
 
 
 def conf_plugins(points: Iterable[EntryPoint]) -> list[tuple[str, str]]:
@@ -65,7 +66,7 @@ def _defaults(packages: list[str], name: str) -> dict[str, str]:
         spec = importlib.util.find_spec(package)
         for root in spec.submodule_search_locations or () if spec else ():
             if (path := Path(root) / name).is_file():
-                return _picked(OmegaConf.to_container(OmegaConf.load(path)))
+                return _picked(yaml.load(path.read_text(encoding="utf-8"), LOADER))
     return {}
 
 

@@ -1,9 +1,14 @@
-"""Progress of long work: a bar in a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar in a terminal, a line now and then elsewhere. A sweep's jobs tell it to the sweep."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,7 +25,31 @@ from rich.progress import (
 
 from .session import Progress as Stage
 
-LINE_EVERY_S, DRAW_EVERY_S = 10.0, 0.1
+LINE_EVERY_S, DRAW_EVERY_S, TELL_EVERY_S = 10.0, 0.1, 1.0
+TOLD = "KVARENA_PROGRESS"  # the file that a sweep reads a job's progress from: the terminal has room for one bar
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Within it, progress is written to ``path`` once a second instead of being shown."""
+    before = os.environ.get(TOLD)
+    os.environ[TOLD] = str(path)
+    try:
+        yield
+    finally:
+        os.environ.pop(TOLD)
+        if before is not None:
+            os.environ[TOLD] = before
+        path.unlink(missing_ok=True)
+
+
+def _tell(label: str, done: float, total: float | None, note: str) -> None:
+    """Never fails: progress is no reason to stop."""
+    path = Path(os.environ[TOLD])
+    beside = path.with_name(path.name + ".new")
+    with contextlib.suppress(OSError):
+        beside.write_text(json.dumps({"label": label, "done": done, "total": total, "note": note}), encoding="utf-8")
+        beside.replace(path)
 
 
 class RunProgress:
@@ -37,10 +66,11 @@ class RunProgress:
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._next_s = time.monotonic() + (0.0 if self._console.is_terminal else LINE_EVERY_S)
+        self._told = TOLD in os.environ
+        self._next_s = time.monotonic() + (0.0 if self._told or self._console.is_terminal else LINE_EVERY_S)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._told:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("conversations"))
             note = TextColumn("{task.fields[note]}")
             self._bar = Progress(*columns, note, TimeElapsedColumn(), console=self._console, transient=True)
@@ -51,9 +81,11 @@ class RunProgress:
     def __call__(self, stage: Stage) -> None:
         if time.monotonic() < self._next_s:
             return
-        self._next_s = time.monotonic() + (DRAW_EVERY_S if self._bar else LINE_EVERY_S)
+        self._next_s = time.monotonic() + (DRAW_EVERY_S if self._bar else TELL_EVERY_S if self._told else LINE_EVERY_S)
         note = f"{stage.requests} requests, {self._clock} time {stage.now_s:.0f} s"
-        if self._bar is not None:
+        if self._told:
+            _tell(self._label, stage.conversations, stage.total_conversations, note)
+        elif self._bar is not None:
             self._bar.update(self._task, completed=stage.conversations, total=stage.total_conversations, note=note)
         else:
             done = f"{stage.conversations}/{stage.total_conversations} conversations"
@@ -75,10 +107,11 @@ class WorkProgress:
         self._console = console or Console(stderr=True)
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._next_s = time.monotonic() + LINE_EVERY_S
+        self._told = TOLD in os.environ
+        self._next_s = time.monotonic() + (0.0 if self._told else LINE_EVERY_S)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._told:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
             times = (TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, *times, console=self._console, transient=True)
@@ -104,7 +137,12 @@ class WorkProgress:
     def _draw(self) -> None:
         if self._bar is not None:
             self._bar.update(self._task, total=self._total, completed=self._done, note=self._note)
-        elif time.monotonic() >= self._next_s:
+        elif time.monotonic() < self._next_s:
+            return
+        elif self._told:
+            self._next_s = time.monotonic() + TELL_EVERY_S
+            _tell(self._label, self._done, self._total, self._note)
+        else:
             self._next_s = time.monotonic() + LINE_EVERY_S
             done = f"{self._done / self._total:.0%}" if self._total else f"{self._done:.0f} steps"
             print(f"{self._label}: {done} {self._note}".rstrip(), file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ class Registry:
         ConfigError
             If a plugin cannot be imported, or two share a name: a benchmark must not silently lose a contestant.
         """
-        return cls(found for point in entry_points(group=group) for found in _policies_of(point))
+        return cls(found for point in entry_points(group=group) for found in policies_of(point))
 
     def names(self, family: str) -> list[str]:
         """The policies of ``family``, sorted."""
@@ -76,7 +76,8 @@ class Registry:
         return {"name": name, "distribution": found.distribution, "version": found.version}
 
 
-def _policies_of(point: EntryPoint) -> Iterator[Found]:
+def policies_of(point: EntryPoint) -> Iterator[Found]:
+    """The policies of the package that ``point`` names; ConfigError if one of its modules cannot be imported."""
     distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown distribution", "?")
     for module in _modules(point, f"{distribution} {version}"):
         own = [item for item in vars(module).values() if getattr(item, "__module__", None) == module.__name__]

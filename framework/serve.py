@@ -14,18 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .backends import Backend, open_backend
+from .backends import Backend, open_backend, window_of
 from .composition import Parts, TorchBackend, option, prepare, refusing
 from .engine import Engine
 from .iteration import EnginePolicies
 from .memory import PageStore
-from .metrics import Recorder, RunRecorder, RunTotals, summarize, write_summary
+from .metrics import Recorder, RequestRecord, RunRecorder, RunTotals, summarize, write_summary
 from .metrics.decisions import DECISIONS, DecisionLog
 from .metrics.files import replace_text
 from .metrics.summary import SCHEMA
 from .metrics.tracking import Tracker, open_tracker
 from .narrowed import NarrowedContexts
-from .opening import check_sizes, open_workload
+from .opening import check_sizes, footprint_of, open_workload
 from .policy import Tier, TokenTruncation
 from .progress import RunProgress
 from .run_info import RunInfo
@@ -46,6 +46,8 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
     ConfigError
         If the config cannot run; nothing was computed or written then.
     """
+    from .quality.sampled import hearing, judge_sample, open_sampler  # which serves too
+
     parts = prepare(config, info)
     task = parts.task
     assert isinstance(task, ServeTask)
@@ -57,14 +59,15 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
             backend = open_backend(parts, folder)
             stack.callback(backend.close)
             workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
-            check_sizes(parts, workload, backend.num_pages, backend.max_tokens)
+            check_sizes(parts, workload, window_of(parts, backend))
             run_info = {**describe(config, info, parts), "workload": workload.name, "model": backend.shape.name}
+            sampler = open_sampler(parts, backend, workload, task.quality_sample)
             server = Server(parts, backend, workload)
         tracker = open_run_tracker(config, folder, info, run_info)
         stack.push(lambda kind, *_: tracker.finish(None, 1) if kind else None)
         recorder = stack.enter_context(RunRecorder(folder, tracker, parts.save_tokens))
-        progress = stack.enter_context(RunProgress(info.label, "simulated" if parts.simulated else "run"))
-        server.run(recorder, progress)
+        with RunProgress(info.label, "simulated" if parts.simulated else "run") as progress, hearing(sampler, backend):
+            server.run(recorder, progress, None if sampler is None else sampler.arrived)
         recorder.close()
         if decisions is not None:
             decisions.write(folder / DECISIONS)
@@ -73,7 +76,13 @@ def serve(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, A
         summary = summarize(*rows, run_info, totals=server.totals(), slo=task.slo, prices=parts.prices)
         if (times := backend.times_from()) is not None:
             summary["run"]["times_from"] = times
+        if backend.layer_map is not None:
+            summary["run"]["layer_map"] = backend.layer_map
         write_summary(folder, summary)
+        if sampler is not None:
+            backend.close()
+            summary["quality"] = judge_sample(config, info, folder, sampler)
+            write_summary(folder, summary)
         tracker.finish(summary)
     for problem in [*problems, *_misplaced(parts, summary)]:
         log.warning("%s: %s", info.label, problem)
@@ -128,8 +137,13 @@ class Server:
         if backend.disk is not None and parts.memory.disk_persist:
             self.adopted = self.store.adopt(Tier.DISK, *backend.disk.stored())
 
-    def run(self, recorder: Recorder, on_progress: Callable[[Progress], None]) -> None:
-        """Serve the workload from its first turn to its last."""
+    def run(
+        self,
+        recorder: Recorder,
+        on_progress: Callable[[Progress], None],
+        on_arrival: Callable[[RequestRecord], None] | None = None,
+    ) -> None:
+        """Serve the workload from its first turn to its last; see ``Session`` of ``on_arrival``."""
         chosen, backend = self._parts.policies, self._backend
         policies = EnginePolicies(
             chosen.scheduling, chosen.prefetch, chosen.writeback, chosen.truncation, chosen.compression
@@ -139,7 +153,8 @@ class Server:
             queue=self._queue,
             links=backend.links,
             max_tokens=backend.max_tokens,
-            num_layers=backend.shape.num_layers,
+            footprint=footprint_of(self._parts, backend.shape),
+            num_layers=backend.shape.stored_layers,
             nonce=secrets.randbits(62) if self._parts.memory.disk_persist else 0,
         )
         self._narrowed = engine.narrowed
@@ -148,6 +163,7 @@ class Server:
             arrivals=self._arrivals,
             warmup=self._parts.workload.warmup,
             on_progress=on_progress,
+            on_arrival=on_arrival,
         )
         session.run()
 
@@ -220,4 +236,10 @@ def open_run_tracker(config: Mapping[str, Any], folder: Path, info: RunInfo, run
     """The tracker that ``config`` chooses, for the run that ``run_info`` describes."""
     name, knobs = option(config, "tracking")
     known = {"task": "serve", **run_info, "folder": str(folder), "sweep": info.sweep}
-    return open_tracker(name, knobs, known, config)
+
+    def draw() -> None:
+        from .report import compare
+
+        compare([folder], folder)
+
+    return open_tracker(name, knobs, known, config, draw if info.sweep is None else None)

@@ -70,7 +70,7 @@ class Session:
 
     Conversations start at their time; a turn that continues its conversation arrives ``think_s`` after the previous
     reply (or at its own ``arrival_s``, if later), a turn with its own context at its ``arrival_s`` whatever happened
-    before.
+    before. ``on_arrival`` is given the record of every request that arrives, which is filled as it is served.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Session:
         arrivals: Arrivals,
         warmup: int = 0,
         on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_arrival: Callable[[RequestRecord], None] | None = None,
     ) -> None:
         self.workload = workload
         self.engines = engines
@@ -93,6 +94,7 @@ class Session:
         self.arrivals = arrivals
         self.warmup = warmup
         self.on_progress = on_progress
+        self.on_arrival = on_arrival
         self.progress = Progress(total_conversations=len(workload))
         self._conversations = iter(workload.conversations())
         self._upcoming = next(self._conversations, None)
@@ -104,7 +106,7 @@ class Session:
         self._reuse = PrefixIndex()
         self._wake = [IDLE] * len(engines)
         for engine in engines:
-            engine.on_done = self._done
+            engine.on_done, engine.on_failed = self._done, self._given_up
 
     def run(self) -> Progress:
         """Serve everything; returns when no request is left."""
@@ -142,13 +144,15 @@ class Session:
         turn = dialogue.turn()
         assert turn is not None
         request = self._request(dialogue, turn, arrival_s)
+        if self.on_arrival is not None:
+            self.on_arrival(request.record)
         dialogue.next_turn += 1
         if (following := dialogue.turn()) is not None and _open_loop(following):
             self._schedule(dialogue, following.arrival_s)
         engine = self.routing.route(request, len(self.engines))
-        refusal = self.engines[engine].refuses(request.input_tokens + request.target_tokens)
+        refusal = self.engines[engine].refuses(request)
         if refusal is not None:
-            self._fail(dialogue, request, refusal)
+            self._fail(dialogue, request, refusal, arrival_s)
             return
         dialogue.open_turns += 1
         self.arrivals.open_turns[request.conversation] += 1
@@ -266,7 +270,13 @@ class Session:
         self.progress.conversations += 1
         self._open_barrier(now)
 
-    def _fail(self, dialogue: Dialogue, request: Request, reason: str) -> None:
+    def _given_up(self, request: Request, reason: str, now: float) -> None:
+        dialogue = self._active[request.conversation]
+        dialogue.open_turns -= 1
+        self.arrivals.open_turns[request.conversation] -= 1
+        self._fail(dialogue, request, reason, now)
+
+    def _fail(self, dialogue: Dialogue, request: Request, reason: str, now: float) -> None:
         """The request cannot be served; turns that build on it cannot either."""
         request.record.status = f"failed: {reason}"
         self.recorder.request(request.record)
@@ -280,7 +290,7 @@ class Session:
             dialogue.next_turn += 1
             following = dialogue.turn()
         if following is None:
-            self._end(dialogue, request.arrival_s)
+            self._end(dialogue, now)
 
 
 def _open_loop(turn: Turn) -> bool:

@@ -18,9 +18,20 @@ SYSTEMS = ("vllm_stateless", "vllm", "vllm_offload", "pensieve_gpu", "pensieve",
 
 @dataclass(frozen=True, slots=True)
 class ServeTask:
-    """``task=serve``: run the workload and measure."""
+    """``task=serve``: run the workload and measure.
+
+    Attributes
+    ----------
+    quality_sample: share of the conversations whose replies are judged against the full cache once all is served; None
+        or 0: none.
+    """
 
     slo: Slo = field(default_factory=Slo)
+    quality_sample: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.quality_sample is not None and not 0 <= self.quality_sample <= 1:
+            raise ValueError(f"quality_sample is {self.quality_sample}, expected a share of the conversations, 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +127,10 @@ class QualityTask:
     protocol: ``query_agnostic``: the context is compressed before any question is known; ``query_aware``: the first
         question ends the prompt that is compressed, and the reply's first token comes before anything leaves.
     text: a file to predict; None: the held-out excerpt that comes with the model of bytes.
-    files: questions as LongBench or RULER write them. answer_tokens: of a reply to one.
-    file_tokens: longer contexts of files lose their middle; None: none does.
+    files: questions as LongBench or RULER write them. answer_tokens: of a reply to one; None: as LongBench has it for its
+        datasets, 32 for others.
+    file_tokens: longer contexts of files lose their middle; None: none does, and one too long for the model is refused.
+    prompts: a file of prompts by dataset, as LongBench publishes them; None: the same in our words.
     budgets: values of ``truncation.budget_ratio`` to measure one after another; None: the policy as it is configured.
     measures: beside accuracy, KL, top-1 and bits.
     top_keys: of how many of the keys that get most attention the recall is.
@@ -131,8 +144,9 @@ class QualityTask:
     protocol: Literal["query_aware", "query_agnostic"] = "query_agnostic"
     text: str | None = None
     files: tuple[str, ...] = ()
-    answer_tokens: int = 32
+    answer_tokens: int | None = None
     file_tokens: int | None = None
+    prompts: str | None = None
     budgets: tuple[float, ...] | None = None
     measures: tuple[Literal["attention", "recall"], ...] = ("attention", "recall")
     top_keys: int = 16

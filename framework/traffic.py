@@ -135,8 +135,10 @@ class Traffic:
         move = transfer.move
         start_s, end_s = transfer.start_s, transfer.end_s
         assert start_s is not None and end_s is not None
-        pages, layers = move.pages, transfer.layers
-        return TransferRecord(start_s, end_s, move.link, pages, layers, transfer.num_bytes, move.reason, move.request)
+        sizes = move.pages, transfer.layers, transfer.num_bytes
+        ends_s = transfer.layer_ends_s if len(transfer.layer_ends_s) == transfer.layers > 1 else ()
+        first = move.layers[0] if move.layers else 0
+        return TransferRecord(start_s, end_s, move.link, *sizes, move.reason, move.request, first, ends_s)
 
     def cancel(self, transfers: Iterable[Transfer]) -> None:
         """Call off those of ``transfers`` that have not begun."""

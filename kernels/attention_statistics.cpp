@@ -1,7 +1,7 @@
-// What attention gives to each key: column sums and last rows of the probabilities, for CPUs.
+// What attention gives to each key: column sums and last rows of the probabilities, for CPUs; the log-sum-exp of rows.
 //
-// A task is (segment, KV head). It takes the queries in blocks, keeps the scores of a block over all keys, turns them
-// into probabilities and adds them up.
+// A task is (segment, KV head). It takes the queries in blocks, keeps the scores of a block over all keys that they see,
+// turns them into probabilities and adds them up.
 
 #include <algorithm>
 #include <cmath>
@@ -14,6 +14,7 @@ using namespace kvarena;
 namespace {
 
 constexpr int64_t BLOCK = 1 << 18;  // scores that a block holds, if one query's fit
+constexpr int64_t ROWS = 64;        // rows of a block: few, so that what later keys would score is seldom computed
 
 struct Statistics {  // mirrored in native_statistics.py
     Call call;
@@ -38,15 +39,21 @@ struct Block {
         scores.resize(rows * columns);
     }
 
+    // Columns of row r up to its last tile with a key that it sees.
+    int64_t width(int64_t r) const {
+        return std::min(columns, round_up(position + r / group + 1 - first_column, TILE));
+    }
+
     template <class T>
     void score() {
         read_query(a.call, u, s);
         for (int64_t key = first_column; key < u.last_key; key += TILE) {
             const int64_t end = std::min(key + TILE, u.last_key);
+            const int64_t first = std::max<int64_t>(0, key - position) * group;  // the first row that sees some of it
             find_rows<T>(a.call, u, key, end, s.key_at[0], s.value_at[0]);
             pack_keys<T>(a.call, s, 0, key, end - key, 0);
-            multiply_keys(s.query, s.keys, rows, s.head_dim, s.scores);
-            for (int64_t r = 0; r < rows; ++r) keep(r, key);
+            multiply_keys(s.query + first * s.head_dim, s.keys, rows - first, s.head_dim, s.scores + first * TILE);
+            for (int64_t r = first; r < rows; ++r) keep(r, key);
         }
     }
 
@@ -59,33 +66,41 @@ struct Block {
         std::copy_n(tile, TILE, scores.data() + r * columns + key - first_column);
     }
 
-    // Turns the scores of row r into probabilities.
-    float* weigh(int64_t r) {
+    // Turns the scores of row r into weights; returns what makes them probabilities, and notes the log-sum-exp.
+    float weigh(int64_t r) {
         float* row = scores.data() + r * columns;
+        const int64_t end = width(r);
         vec top = broadcast(LOWEST), sum = {};
-        for (int64_t i = 0; i < columns; i += W) top = max(top, load(row + i));
+        for (int64_t i = 0; i < end; i += W) top = max(top, load(row + i));
         const float highest = max_lane(top);
-        for (int64_t i = 0; i < columns; i += W) {
+        for (int64_t i = 0; i < end; i += W) {
             const vec weight = exp2(load(row + i) - highest);
             store(row + i, weight);
             sum += weight;
         }
-        const float factor = 1.0f / sum_lanes(sum);
-        for (int64_t i = 0; i < columns; i += W) store(row + i, load(row + i) * factor);
-        return row;
+        const float total = sum_lanes(sum);
+        if (a.call.lse) {
+            const int64_t token = a.call.query_starts[u.segment] + u.first_token + r / group;
+            a.call.lse[token * a.call.num_heads + u.head * group + r % group] = (highest + std::log2(total)) * LN_2;
+        }
+        return 1.0f / total;
     }
 
     // Adds up in `sums` [group, all columns], and hands out the last rows.
     void add(float* sums, int64_t all_columns, int64_t length) {
         for (int64_t r = 0; r < rows; ++r) {
-            const float* row = weigh(r);
-            float* to = sums + r % group * all_columns + first_column;
-            for (int64_t i = 0; i < columns; i += W) store(to + i, load(to + i) + load(row + i));
-            const int64_t from_last = length - 1 - (u.first_token + r / group);
+            const float factor = weigh(r);
+            float* row = scores.data() + r * columns;
+            const int64_t end = width(r), from_last = length - 1 - (u.first_token + r / group);
+            if (a.sums) {
+                float* to = sums + r % group * all_columns + first_column;
+                for (int64_t i = 0; i < end; i += W) store(to + i, load(to + i) + load(row + i) * factor);
+            }
             if (from_last >= a.height) continue;
             const int64_t head = u.segment * a.call.num_heads + u.head * group + r % group;
             float* out = a.rows + (head * a.height + a.height - 1 - from_last) * a.num_keys + first_column;
-            std::copy_n(row, u.last_key - first_column, out);
+            const int64_t seen = std::min(u.last_key - first_column, end);
+            for (int64_t i = 0; i < seen; ++i) out[i] = row[i] * factor;
         }
     }
 };
@@ -100,8 +115,9 @@ void run_head(const Statistics& a, int64_t segment, int64_t head, Memory& memory
     const int64_t length = c.query_starts[segment + 1] - c.query_starts[segment], group = c.num_heads / c.num_kv_heads;
     if (length == 0) return;
     const int64_t keys = c.positions[segment] + length, all_columns = round_up(keys, TILE);
-    const int64_t start = a.sums ? 0 : std::max<int64_t>(0, length - a.height);  // whose rows are wanted
-    const int64_t step = std::min(length - start, std::max<int64_t>(1, BLOCK / (group * all_columns)));
+    const int64_t start = a.sums || c.lse ? 0 : std::max<int64_t>(0, length - a.height);  // whose rows are wanted
+    const int64_t most = std::min(BLOCK / all_columns, ROWS) / group;
+    const int64_t step = std::min(length - start, std::max<int64_t>(1, most));
     memory.sums.assign(group * all_columns, 0.0f);
     Scratch scratch(step * group, c.head_dim);
     for (int64_t first = start; first < length; first += step) {

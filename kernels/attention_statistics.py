@@ -1,4 +1,4 @@
-"""What attention gave to each key: column sums and rows of the probabilities, for policies that go by them."""
+"""What attention gave to each key, for policies that go by it: column sums, rows, what the rows were normalised by."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class AttentionStatistics:
     column_sums: float32 [num_segments, num_heads, n], added up over the segment's queries, or None.
     rows: float32 [num_segments, num_heads, w, n], of the segment's last w queries, the newest last; 0 in the first
         rows of a segment with fewer. None where they are not wanted.
+    log_sum_exp: float32 [num_tokens, num_heads], of each query, as :func:`paged_attention` has it, or None.
     """
 
     column_sums: Tensor | None
     rows: Tensor | None
+    log_sum_exp: Tensor | None = None
 
 
 def attention_statistics(
@@ -44,6 +46,7 @@ def attention_statistics(
     key_sin: Tensor | None = None,
     column_sums: bool = False,
     rows: int = 0,
+    log_sum_exp: bool = False,
 ) -> AttentionStatistics:
     """The probabilities of :func:`paged_attention` with the same arguments, without its output.
 
@@ -57,6 +60,7 @@ def attention_statistics(
     scale, window, softcap, key_cos, key_sin: as for :func:`paged_attention`.
     column_sums: whether the sums are wanted.
     rows: of how many of the last queries the rows are wanted.
+    log_sum_exp: whether it is wanted, of all queries.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def attention_statistics(
         query_starts=query_starts,
         positions=positions,
         out=query,  # there is none
-        lse=None,
+        lse=query.new_empty(query.shape[:2], dtype=torch.float32) if log_sum_exp else None,
         scale=scale,
         window=window,
         softcap=softcap,
@@ -84,7 +88,7 @@ def attention_statistics(
         key_sin=key_sin,
     )
     call.check()
-    return AttentionStatistics(*_implementation(query.device)(call, column_sums, rows))
+    return AttentionStatistics(*_implementation(query.device)(call, column_sums, rows), call.lse)
 
 
 def _implementation(device: torch.device) -> Callable[[AttentionCall, bool, int], tuple[Tensor | None, Tensor | None]]:

@@ -12,14 +12,15 @@ BLOCK_ELEMENTS = 1 << 22  # numbers in the largest temporary tensor (keys or sco
 
 
 def gather_statistics(call: AttentionCall, column_sums: bool, rows: int) -> tuple[Tensor | None, Tensor | None]:
-    """Column sums and rows as ``AttentionStatistics`` has them (reads the index tensors: synchronises a GPU)."""
+    """Column sums and rows as ``AttentionStatistics`` has them, and ``call.lse`` where there is one (reads the index
+    tensors: synchronises a GPU)."""
     lengths, ends = _check(call)
     num_segments, num_heads, num_keys = len(lengths), call.query.shape[1], max(ends, default=0)
     height = min(rows, max(lengths, default=0))
     new = call.query.new_zeros
     sums = new((num_segments, num_heads, num_keys), dtype=torch.float32) if column_sums else None
     last = new((num_segments, num_heads, height, num_keys), dtype=torch.float32) if rows else None
-    if not (sums is None and not height) and num_segments:
+    if (sums is not None or height or call.lse is not None) and num_segments:
         if max(lengths) == min(lengths) == 1:
             _fill_decodes(call, sums, last, num_keys)
         else:
@@ -28,7 +29,7 @@ def gather_statistics(call: AttentionCall, column_sums: bool, rows: int) -> tupl
 
 
 def dense_probabilities(
-    query: Tensor, keys: Tensor, seen: Tensor | None, scale: float, softcap: float | None
+    query: Tensor, keys: Tensor, seen: Tensor | None, scale: float, softcap: float | None, lse: Tensor | None = None
 ) -> Tensor:
     """Softmax over the keys, in float32.
 
@@ -37,6 +38,7 @@ def dense_probabilities(
     query: [..., num_heads, length, head_dim].
     keys: [..., num_kv_heads, num_keys, head_dim]; neighbouring query heads share one.
     seen: bool, broadcast against [..., num_kv_heads, group, length, num_keys]; each query sees a key. None: all.
+    lse: float32 [..., num_heads, length], filled with the log-sum-exp of the scores, or None.
 
     Returns
     -------
@@ -51,6 +53,8 @@ def dense_probabilities(
         scores = softcap * torch.tanh(scores / softcap)
     if seen is not None:
         scores = scores.masked_fill_(~seen, float("-inf"))
+    if lse is not None:
+        lse.copy_(torch.logsumexp(scores, dim=-1).flatten(-3, -2))
     return torch.softmax(scores, dim=-1).flatten(-4, -3)
 
 
@@ -84,7 +88,8 @@ def _fill_decodes(call: AttentionCall, sums: Tensor | None, rows: Tensor | None,
         at = call.positions[block, None, None, None, None]
         keys = _keys(call, call.page_table[block], 0, num_keys)
         seen = _seen(call, at, 0, num_keys)
-        found = dense_probabilities(call.query[block].unsqueeze(2), keys, seen, call.scale, call.softcap)
+        lse = None if call.lse is None else call.lse[block].unsqueeze(2)
+        found = dense_probabilities(call.query[block].unsqueeze(2), keys, seen, call.scale, call.softcap, lse)
         if sums is not None:
             sums[block] = found[:, :, 0]
         if rows is not None:
@@ -102,29 +107,36 @@ def _fill_segments(
         query = call.query[starts[i] : starts[i + 1]].transpose(0, 1)  # [num_heads, length, head_dim]
         first = 0 if call.window is None else max(0, end - length + 1 - call.window)
         keys = _keys(call, call.page_table[i : i + 1], first, end)[0]
-        if sums is not None:
-            _add_columns(call, query, keys, first, sums[i, :, first:end])
+        if sums is not None or call.lse is not None:
+            lse = None if call.lse is None else call.lse[starts[i] : starts[i + 1]].transpose(0, 1)
+            _add_columns(call, query, keys, first, None if sums is None else sums[i, :, first:end], lse)
         if rows is not None and rows.shape[2]:
             height = min(rows.shape[2], length)
             rows[i, :, rows.shape[2] - height :, first:end] = _block(call, query[:, length - height :], keys, first)
 
 
-def _add_columns(call: AttentionCall, query: Tensor, keys: Tensor, first: int, sums: Tensor) -> None:
+def _add_columns(
+    call: AttentionCall, query: Tensor, keys: Tensor, first: int, sums: Tensor | None, lse: Tensor | None
+) -> None:
     """Add up the probabilities of ``query`` [num_heads, length, head_dim] over ``keys`` [num_kv_heads, num_keys,
-    head_dim], the last of which is the last query's own, in ``sums`` [num_heads, num_keys]."""
+    head_dim], the last of which is the last query's own, in ``sums`` [num_heads, num_keys]; ``lse``: [num_heads,
+    length]."""
     num_heads, length, _ = query.shape
     num_keys = keys.shape[1]
     step = max(1, BLOCK_ELEMENTS // (num_heads * num_keys))
     for last in range(length, 0, -step):
         stop = num_keys - (length - last)  # keys behind the block's last query are seen by none of it
-        sums[:, :stop] += _block(call, query[:, max(0, last - step) : last], keys[:, :stop], first).sum(dim=1)
+        block = slice(max(0, last - step), last)
+        found = _block(call, query[:, block], keys[:, :stop], first, None if lse is None else lse[:, block])
+        if sums is not None:
+            sums[:, :stop] += found.sum(dim=1)
 
 
-def _block(call: AttentionCall, query: Tensor, keys: Tensor, first: int) -> Tensor:
+def _block(call: AttentionCall, query: Tensor, keys: Tensor, first: int, lse: Tensor | None = None) -> Tensor:
     """Probabilities [num_heads, length, num_keys] of queries the last of which is at the last of ``keys``."""
     end = first + keys.shape[1]
     at = torch.arange(end - query.shape[1], end, device=query.device)[:, None]
-    return dense_probabilities(query, keys, _seen(call, at, first, end), call.scale, call.softcap)
+    return dense_probabilities(query, keys, _seen(call, at, first, end), call.scale, call.softcap, lse)
 
 
 def _seen(call: AttentionCall, query_at: Tensor, first: int, stop: int) -> Tensor:

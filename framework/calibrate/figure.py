@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..execution.tables import Grid, OperatorTables
-from ..report.figures import RC
+from ..report.drawing import RC
 from .checks import Check
 
 if TYPE_CHECKING:

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from ..backends import Backend
 from ..composition import Parts
-from ..metrics.records import RequestRecord, StepRecord, TransferRecord
+from ..metrics import KeptRecords
 from ..serve import Server
 from ..session import Progress
 from ..workloads.conversation import Workload
 from .engine_time import Between, Watched, WatchedLinks
-
-
-@dataclass
-class Rows:
-    """A recorder that keeps what it is given."""
-
-    requests: list[RequestRecord] = field(default_factory=list)
-    steps: list[StepRecord] = field(default_factory=list)
-    transfers: list[TransferRecord] = field(default_factory=list)
-
-    def request(self, record: RequestRecord) -> None:
-        """A request finished or failed."""
-        self.requests.append(record)
-
-    def step(self, record: StepRecord) -> None:
-        """An iteration was executed."""
-        self.steps.append(record)
-
-    def transfer(self, record: TransferRecord) -> None:
-        """A copy ended."""
-        self.transfers.append(record)
 
 
 def watch_engine(
@@ -41,5 +20,5 @@ def watch_engine(
     """Serve ``workload`` on ``backend``, which stays open; what the engine took between iterations."""
     links = WatchedLinks(backend.links) if backend.links is not None else None
     watched = Watched(backend.executor, links)
-    Server(parts, replace(backend, executor=watched, links=links), workload).run(Rows(), on_progress)
+    Server(parts, replace(backend, executor=watched, links=links), workload).run(KeptRecords(), on_progress)
     return watched.between

@@ -18,6 +18,7 @@ from ...kernels.cache_write import write_pages
 from ...kernels.paged_attention import paged_attention
 from .lossy.forms import Attending, LayerCall
 from .rotary import RotaryTable, rotate
+from .sharing import StoredLayers
 from .torch_transfer import LayerGate
 
 INTERFACE = "kvarena_paged"
@@ -62,7 +63,7 @@ class PagedContext:
 
     Attributes
     ----------
-    pool: [num_pages, num_layers, 2, num_kv_heads, page_size, head_dim].
+    pool: [num_pages, stored layers, 2, num_kv_heads, page_size, head_dim].
     page_table: int32 [num_segments, max_pages].
     query_starts: int32 [num_segments + 1].
     positions: int32 [num_segments].
@@ -73,6 +74,7 @@ class PagedContext:
     rows: int64, the tokens with plain attention; None: all.
     formed: the other tokens.
     hears: is told of each layer's attention.
+    stored: which layers write K/V, and where each reads; None: each its own.
     """
 
     pool: Tensor
@@ -86,27 +88,33 @@ class PagedContext:
     rows: Tensor | None = None
     formed: Sequence[FormedPart] = ()
     hears: Sequence[Callable[[LayerCall, Tensor], None]] = ()
+    stored: StoredLayers | None = None
 
     def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Write the batch's K/V of this layer, then let every query read its own context.
+        """Write the batch's K/V of this layer if it stores them, then let every query read its own context.
 
         Waits for loads before it writes: the first new tokens may share a page with the last loaded ones.
         """
-        pages = self.pool[:, layer.layer_idx]
-        self._wait(layer.layer_idx)
-        write_pages(key, value, pages, self.slots)
-        cos = sin = None
+        place, writes = layer.layer_idx, True
+        if self.stored is not None:
+            place, writes = self.stored.places[layer.layer_idx], layer.layer_idx in self.stored.own
+        pages = self.pool[:, place]
+        self._wait(place)
+        if writes:
+            write_pages(key, value, pages, self.slots)
+        cos = sin = raw = None
         if self.rotary is not None:
             table = self.rotary(layer)
             cos, sin = table.cos, table.sin
-            query = rotate(query, cos[self.position_ids], sin[self.position_ids])
-        call = LayerCall(layer.layer_idx, query, options.scale, options.window, options.softcap, cos, sin)
+            raw, query = query, rotate(query, cos[self.position_ids], sin[self.position_ids])
+        call = LayerCall(layer.layer_idx, query, options.scale, options.window, options.softcap, cos, sin, raw)
         out = self._plain(call, query, pages) if self.rows is None else self._by_form(call, self.rows, pages)
         for hear in self.hears:
             hear(call, out)
         return out
 
     def _wait(self, layer: int) -> None:
+        """For ``layer`` of the pool."""
         self.gate.attend(layer)
         if any(part.attending.reads_all_layers for part in self.formed):
             for other in range(self.pool.shape[1]):
@@ -139,21 +147,35 @@ class PagedContext:
 
 @dataclass(slots=True)
 class ShapeProbe:
-    """Learns the K/V shape and the window of every layer from one forward pass; computes nothing."""
+    """Learns the K/V shape and the options of every layer from one forward pass; computes nothing."""
 
     shapes: dict[int, tuple[int, int, int]]  # layer -> heads, K/V heads, head dim
-    windows: dict[int, int | None] = field(default_factory=dict)
+    options: dict[int, AttentionOptions] = field(default_factory=dict)
 
     def attend(self, layer: Any, query: Tensor, key: Tensor, value: Tensor, options: AttentionOptions) -> Tensor:
-        """Note the shapes and the window of ``layer``."""
+        """Note the shapes and the options of ``layer``."""
         if not key.shape == value.shape or not query.shape[-1] == key.shape[-1]:
             raise ValueError(
                 f"layer {layer.layer_idx} has head dimensions {query.shape[-1]} (query), {key.shape[-1]} (key) and "
                 f"{value.shape[-1]} (value); the paged cache needs equal ones"
             )
         self.shapes[layer.layer_idx] = (query.shape[1], key.shape[1], key.shape[2])
-        self.windows[layer.layer_idx] = options.window
+        self.options[layer.layer_idx] = options
         return torch.zeros_like(query)
+
+
+def layer_windows(module: Any) -> list[int | None]:
+    """How many tokens each attention layer of a model looks back; None: all."""
+    return [options.window for options in layer_options(module)]
+
+
+@torch.inference_mode()
+def layer_options(module: Any) -> list[AttentionOptions]:
+    """What each attention layer of a model asks for."""
+    probe = ShapeProbe({})
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=next(module.parameters()).device)
+    module(input_ids=ids, position_ids=ids, use_cache=False, **{CONTEXT: probe})
+    return [probe.options[layer] for layer in sorted(probe.options)]
 
 
 def _forward(

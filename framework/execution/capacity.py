@@ -20,7 +20,13 @@ class Room:
     most_bytes: int | None = None
 
 
-def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: int, free_bytes: int) -> int:
+def device_pages(
+    device_tokens: int | None,
+    page_size: int,
+    kv_bytes_per_token: int,
+    free_bytes: int,
+    stored_bytes_per_token: int | None = None,
+) -> int:
     """Pages of ``page_size`` tokens in the device tier.
 
     Parameters
@@ -29,6 +35,8 @@ def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: 
     page_size: tokens per page, >= 1.
     kv_bytes_per_token: K and V of one token over all layers, >= 1.
     free_bytes: bytes that the pool may take (see :func:`free_bytes`).
+    stored_bytes_per_token: what is stored of those, >= 1, where layers share: more pages then take the same bytes.
+        None: all.
 
     Raises
     ------
@@ -40,10 +48,11 @@ def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: 
     if kv_bytes_per_token < 1:
         raise ValueError(f"kv_bytes_per_token is {kv_bytes_per_token}, expected at least 1")
     page_bytes = page_size * kv_bytes_per_token
+    stored_bytes = page_size * (stored_bytes_per_token or kv_bytes_per_token)
     if device_tokens is None:
-        if free_bytes < page_bytes:
-            raise ValueError(f"{max(free_bytes, 0)} bytes are free for the KV cache, one page takes {page_bytes}")
-        return free_bytes // page_bytes
+        if free_bytes < stored_bytes:
+            raise ValueError(f"{max(free_bytes, 0)} bytes are free for the KV cache, one page takes {stored_bytes}")
+        return free_bytes // stored_bytes
     if device_tokens < page_size:
         raise ValueError(f"memory.device_tokens is {device_tokens}, expected at least one page of {page_size} tokens")
     pages = device_tokens // page_size
@@ -52,16 +61,23 @@ def device_pages(device_tokens: int | None, page_size: int, kv_bytes_per_token: 
             f"memory.device_tokens is {device_tokens}: its K/V take {pages * page_bytes} bytes, {free_bytes} are free;"
             f" at most {max(free_bytes, 0) // page_bytes * page_size} tokens fit"
         )
-    return pages
+    return pages * page_bytes // stored_bytes
 
 
-def lower_pages(name: str, tokens: int | None, page_size: int, kv_bytes_per_token: int, room: Room) -> int:
+def lower_pages(
+    name: str,
+    tokens: int | None,
+    page_size: int,
+    kv_bytes_per_token: int,
+    room: Room,
+    stored_bytes_per_token: int | None = None,
+) -> int:
     """Pages of the tier ``name`` (``host``, ``disk``) below the device; 0: there is no such tier.
 
     Parameters
     ----------
     tokens: size in tokens of native K/V, rounded down to whole pages; None: as many as ``room.default_bytes`` hold.
-    page_size, kv_bytes_per_token: as of the device tier, >= 1.
+    page_size, kv_bytes_per_token, stored_bytes_per_token: as of the device tier, >= 1.
 
     Raises
     ------
@@ -69,8 +85,9 @@ def lower_pages(name: str, tokens: int | None, page_size: int, kv_bytes_per_toke
         If ``tokens`` is less than a page but not 0, or takes more than ``room.most_bytes``.
     """
     page_bytes = page_size * kv_bytes_per_token
+    stored_bytes = page_size * (stored_bytes_per_token or kv_bytes_per_token)
     if tokens is None:
-        return max(0, room.default_bytes) // page_bytes
+        return max(0, room.default_bytes) // stored_bytes
     if tokens != 0 and tokens < page_size:
         raise ValueError(f"memory.{name}_tokens is {tokens}, expected 0 or at least one page of {page_size} tokens")
     pages = tokens // page_size
@@ -79,7 +96,7 @@ def lower_pages(name: str, tokens: int | None, page_size: int, kv_bytes_per_toke
             f"memory.{name}_tokens is {tokens}: its K/V take {pages * page_bytes} bytes, {max(0, room.most_bytes)} are"
             f" there; at most {max(0, room.most_bytes) // page_bytes * page_size} tokens fit"
         )
-    return pages
+    return pages * page_bytes // stored_bytes
 
 
 def host_room(device: str, device_bytes: int) -> Room:

@@ -76,8 +76,8 @@ class Batch:
     ----------
     waits: transfers that must have ended before the first layer writes (they still read pages that it overwrites, or
         fill pages that it reads).
-    loads: transfers that must have brought layer i before layer i's attention reads; layers of the model, or all at
-        once where a transfer has fewer parts.
+    loads: transfers that must have brought layer i of the pages before attention reads it, or all at once where a
+        transfer has fewer parts.
     start_s: when the iteration begins, on the run's clock.
     decodes, decode_keys: sampled decode tokens that have no segment of their own, and how many keys they see in the
         first step, all together; only for executors with ``sums_decodes``.
@@ -163,7 +163,8 @@ class ModelShape:
     """The figures of a decoder that memory and cost need.
 
     ``num_params`` counts every weight; ``embedding_params`` those that are only looked up (not multiplied).
-    ``kv_dtype``: bytes of a cached number where that is not ``dtype_bytes``, else 0.
+    ``kv_dtype``: bytes of a cached number where that is not ``dtype_bytes``, else 0. ``kv_layers``: the layers that
+    store K/V of their own, ascending, where others use theirs; (): all store.
     """
 
     name: str
@@ -178,6 +179,7 @@ class ModelShape:
     dtype_bytes: int
     max_positions: int
     kv_dtype: int = 0
+    kv_layers: tuple[int, ...] = ()
 
     @property
     def kv_dtype_bytes(self) -> int:
@@ -186,8 +188,13 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Native K and V of one token over all layers."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.kv_dtype_bytes
+        """Native K and V of one token over all layers that store them."""
+        return 2 * self.stored_layers * self.num_kv_heads * self.head_dim * self.kv_dtype_bytes
+
+    @property
+    def stored_layers(self) -> int:
+        """How many layers store K/V."""
+        return len(self.kv_layers) or self.num_layers
 
     @property
     def weight_bytes(self) -> int:

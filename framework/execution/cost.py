@@ -8,7 +8,8 @@ sequence. A segment of q queries that sees k keys computes q * k - q * (q - 1) /
 keys and values.
 
 Deviations from a real machine: efficiencies are constants of the hardware file (small or odd shapes reach less),
-segments of one batch do not overlap in attention, and sliding windows are ignored.
+segments of one batch do not overlap in attention, and sliding windows are ignored. Layers that use another's K/V spare
+their projections and writes; measured times (tables) are those of the model as it was measured.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ class CostModel:
         self._lm_head = Gemm(hidden, shape.vocab_size / devices, shape, hardware)
         self._layers = layers
         self._token_s = _ELEMENTWISE_PASSES * hidden * shape.dtype_bytes / self._bandwidth
-        self._token_s += 2 * kv_width * shape.kv_dtype_bytes / self._bandwidth  # its K/V are written
+        self._write_s = 2 * kv_width * shape.kv_dtype_bytes / self._bandwidth  # a token's K/V
+        self._token_s += self._write_s
+        self._queries = Gemm(hidden, query_width, shape, hardware)  # alone, in layers that use another's K/V
+        self._sharing = layers - shape.stored_layers
         self._layer_s = hardware.layer_overhead_s
         ring = 2 * (devices - 1) / devices / hardware.interconnect_bytes_per_s
         self._reduce_token_s = 2 * hidden * shape.dtype_bytes * ring  # two all-reduces
@@ -203,6 +207,12 @@ class CostModel:
             load_s += hardware.disk_latency_s + num_bytes / hardware.disk_read_bytes_per_s
         return load_s
 
+    def watch_s(self, queries: int, keys: int) -> float:
+        """Looking once more at the scores of the last ``queries`` of a segment over ``keys`` keys, for a policy that
+        asks what attention gave: half of what attention computes and reads. By the roofline, whatever was measured."""
+        pairs = (keys - 0.5 * (queries - 1)) * queries
+        return self._segment_s(queries, keys, pairs) / 2
+
     def elementwise_s(self, tokens: int) -> float:
         """Norms, activations, residuals, rotary embedding and launches of all layers."""
         return self._layers * (self._layer_s + tokens * self._token_s)
@@ -220,7 +230,10 @@ class CostModel:
         layer_s = self._layer_s + self._reduce_layer_s + tokens * (self._token_s + self._reduce_token_s)
         for gemm in self._gemms:
             layer_s += gemm.seconds(tokens)
-        return self._layers * layer_s
+        if not self._sharing:
+            return self._layers * layer_s
+        spared_s = self._gemms[0].seconds(tokens) - self._queries.seconds(tokens) + tokens * self._write_s
+        return self._layers * layer_s - self._sharing * spared_s
 
     def _dense_s(self, tokens: int, segments: int, sampled: int) -> float:
         """One iteration but its attention."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -15,17 +16,25 @@ SAMPLES = 1024  # values per weight: any training changes all of them
 _NAMES = ("transformers_version", "_name_or_path")  # of a config: where it came from, not what it computes
 
 
-def page_format(module: nn.Module, shape: ModelShape, page_size: int, dtype: str, rotated: bool) -> str:
+def page_format(
+    module: nn.Module,
+    shape: ModelShape,
+    page_size: int,
+    dtype: str,
+    rotated: bool,
+    sharing: Mapping[int, int] | None = None,
+) -> str:
     """The format of a page: pages with equal keys and equal formats hold equal K/V.
 
     Parameters
     ----------
     module: the weights that compute the K/V.
-    dtype: of the K/V. rotated: keys carry their positions.
+    dtype: of the K/V. rotated: keys carry their positions. sharing: layers that store none, with those they use.
     """
-    layout = f"{shape.num_layers}x{shape.num_kv_heads}x{shape.head_dim}"
+    layout = f"{shape.stored_layers}x{shape.num_kv_heads}x{shape.head_dim}"
     state = "rotated" if rotated else "unrotated"
-    return f"{shape.name} {fingerprint(module)} {dtype} page={page_size} {layout} {state}"
+    shared = "".join(f" {layer}:{source}" for layer, source in (sharing or {}).items())
+    return f"{shape.name} {fingerprint(module)} {dtype} page={page_size} {layout} {state}{shared}"
 
 
 def fingerprint(module: nn.Module) -> str:

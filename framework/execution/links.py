@@ -228,7 +228,7 @@ class SimulatedLinks(LinkSet):
     Parameters
     ----------
     page_bytes: of a page, all layers together.
-    num_layers: of the model.
+    num_layers: of a page.
 
     Raises
     ------
@@ -250,7 +250,7 @@ class SimulatedLinks(LinkSet):
         Raises
         ------
         ValueError
-            If no link leads from source to target, ``move.layers`` is no range of the model's layers, or one of
+            If no link leads from source to target, ``move.layers`` is no range of a page's layers, or one of
             ``after`` was not submitted here.
         """
         route = self._routes.get((move.source, move.target))

@@ -11,32 +11,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging as hf_logging
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from . import attention
 from .contract import ModelShape
 from .model_knobs import RandomModel, model_knobs
+from .tokenizers import HfTokenizer, load_tokenizer, quiet
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _ONE_MASK = {"full_attention", "sliding_attention"}  # what an attention call says of its mask
 _NO_INTERFACE = "model {!r} does not use transformers' attention interface, which the paged cache needs"
 _SHIFTING_ROPE = ("dynamic", "longrope")
-
-
-class HfTokenizer:
-    """A Hugging Face tokenizer as workloads want it; adds no special tokens."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of ``text``."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False, verbose=False))
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``."""
-        return str(self._tokenizer.decode(ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +62,7 @@ def load_model(knobs: Mapping[str, Any], device: str | torch.device = "cpu", see
     else:
         path = _checked_path(chosen.path)
         module = _pretrained(path, chosen.dtype, device)
-        label, tokenizer = Path(path).name, _tokenizer(path)
+        label, tokenizer = Path(path).name, load_tokenizer(path, _eos(module))
     module.eval().requires_grad_(False)
     return LoadedModel(_shape(label, module), module, tokenizer, _eos(module))
 
@@ -199,14 +184,6 @@ def _checked_path(path: str | None) -> str:
     return os.fspath(local)
 
 
-def _tokenizer(path: str) -> HfTokenizer | None:
-    try:
-        with quiet():
-            return HfTokenizer(AutoTokenizer.from_pretrained(path))
-    except (OSError, ValueError, KeyError, TypeError):  # ids only: a workload of texts will say what it lacks
-        return None
-
-
 # --- what every model must pass -----------------------------------------------------------------------------------
 
 
@@ -281,18 +258,3 @@ def _eos(module: PreTrainedModel) -> tuple[int, ...]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-class quiet:
-    """transformers' progress bars and warnings off for a while."""
-
-    def __enter__(self) -> None:
-        self._level = hf_logging.get_verbosity()
-        self._bar = hf_logging.is_progress_bar_enabled()
-        hf_logging.set_verbosity_error()
-        hf_logging.disable_progress_bar()
-
-    def __exit__(self, *exc: object) -> None:
-        hf_logging.set_verbosity(self._level)
-        if self._bar:
-            hf_logging.enable_progress_bar()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .contract import Batch, ModelShape, StepResult
 from .cost import EVEN, CostModel, Extremes
@@ -80,6 +81,7 @@ class SimulatedExecutor:
             )
         self.max_steps = SimulatedBackend(max_steps).max_steps
         self.shape, self.hardware = shape, hardware
+        self._needed = np.array(shape.kv_layers or range(shape.num_layers))
         self._shares = None if tables is None else Shares()
         self._costs = CostModel(shape, hardware, page_size)
         if tables is not None:
@@ -109,6 +111,7 @@ class SimulatedExecutor:
             return self._run_prompts(batch)
         result = self._run_once(batch)
         if self._narrowing is not None:
+            result.duration_s += self._narrowing.watch_s(batch.segments, self._costs)
             result.slots = self._narrowing.slots(batch.segments)
         return result
 
@@ -200,9 +203,7 @@ class SimulatedExecutor:
             return stall_s
         sampled = sum([segment.sample for segment in batch.segments]) + batch.decodes
         layers_s = max(0.0, step_s - self._costs.outside_s(len(batch.segments) + batch.decodes, sampled))
-        return max(
-            stall_s, _late_s(batch.loads, batch.start_s, layers_s / self.shape.num_layers, self.shape.num_layers)
-        )
+        return max(stall_s, _late_s(batch.loads, batch.start_s, layers_s / self.shape.num_layers, self._needed))
 
     def _settle(self, transfers: list[Transfer], now_s: float) -> None:
         if self._links is not None:
@@ -234,8 +235,10 @@ def _end_s(transfer: Transfer) -> float:
     return transfer.end_s
 
 
-def _late_s(loads: Iterable[Transfer], start_s: float, layer_s: float, num_layers: int) -> float:
+def _late_s(loads: Iterable[Transfer], start_s: float, layer_s: float, needed: NDArray[np.int64]) -> float:
     """How much later the last layer ends for waiting at each layer i until its part of every load is there.
+
+    ``needed``: the layer of the model at which each layer of the pages is wanted first.
 
     Without waiting layer i begins at start + i * layer_s, so the answer is max(0, arrival of layer i - that), over all
     layers and loads. O(loads log loads), and layers for the few loads that can matter: those behind others on one link
@@ -243,13 +246,14 @@ def _late_s(loads: Iterable[Transfer], start_s: float, layer_s: float, num_layer
     """
     late_s = 0.0
     for load in sorted(loads, key=_end_s, reverse=True):
-        first, count = load.move.layers or (0, num_layers)
-        first_s = start_s + first * layer_s
+        first, count = load.move.layers or (0, len(needed))
+        first_s = start_s + int(needed[first]) * layer_s
         if _end_s(load) - first_s <= late_s:  # as if all of it were needed at its first layer
             continue
         if load.layers < count or len(load.layer_ends_s) < load.layers:
             late_s = _end_s(load) - first_s
         else:
-            waited_s = np.array(load.layer_ends_s) - first_s - layer_s * np.arange(load.layers)
+            later = needed[first : first + load.layers] - needed[first]
+            waited_s = np.array(load.layer_ends_s) - first_s - layer_s * later
             late_s = max(late_s, float(waited_s.max()))
     return late_s

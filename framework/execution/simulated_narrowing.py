@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
-from ..policy import Compression, TokenTruncation
+from ..footprint import Footprint, Held
 from .contract import Segment
+from .cost import CostModel
 
 
 class SimulatedNarrowing:
-    """Counts, for each narrowed context, the tokens that a plane caches on average and the slots that they take.
+    """Remembers what each narrowed context holds, by ``footprint``."""
 
-    Parameters
-    ----------
-    truncation: what lets go of tokens; None: nothing does.
-    compression: in what form the rest is stored.
-    page_size: tokens in a page; packed tokens take whole pages.
-    native_bytes: of K/V of one token. number_bytes: of one number of it.
-    """
-
-    def __init__(
-        self,
-        truncation: TokenTruncation | None,
-        compression: Compression,
-        page_size: int,
-        native_bytes: int,
-        number_bytes: int = 2,
-    ) -> None:
-        self._truncation, self._compression = truncation, compression
-        self._page_size = page_size
-        self._share = compression.bytes_per_token(native_bytes, number_bytes) / native_bytes
+    def __init__(self, footprint: Footprint) -> None:
+        self._footprint = footprint
         self._cached: dict[int, float] = {}
 
     def slots(self, segments: Iterable[Segment]) -> dict[int, int]:
@@ -39,22 +22,27 @@ class SimulatedNarrowing:
         for segment in segments:
             if (narrowing := segment.narrowing) is None:
                 continue
-            before = self._cached.get(narrowing.context, 0.0) + segment.length
-            kept = before
-            if self._truncation is not None:
-                kept = self._truncation.kept_tokens(math.ceil(before), narrowing.tokens, narrowing.stage)
-            slots = self._taken(math.ceil(kept))
-            if slots < segment.start + segment.length:
-                fewer[narrowing.context] = slots
-                self._cached[narrowing.context] = kept
-            else:  # nothing is let go of as long as that would free nothing
-                self._cached[narrowing.context] = before
+            cached = self._cached.get(narrowing.context, 0.0) + segment.length
+            before = Held(narrowing.tokens, cached, segment.start + segment.length)
+            after = self._footprint.after(before, narrowing.stage)
+            if after is not before:
+                fewer[narrowing.context] = after.slots
+            self._cached[narrowing.context] = after.cached
         return fewer
 
-    def _taken(self, tokens: int) -> int:
-        packed = self._compression.packed_tokens(tokens)
-        pages = math.ceil(packed * self._share / self._page_size)
-        return pages * self._page_size + tokens - packed
+    def watch_s(self, segments: Iterable[Segment], costs: CostModel) -> float:
+        """What looking at the attention of ``segments`` takes, where the policy asks for it."""
+        truncation = self._footprint.truncation
+        if truncation is None or not (needs := truncation.needs).scores:
+            return 0.0
+        total_s = 0.0
+        for segment in segments:
+            if segment.narrowing is None or not (needs.decoding or segment.narrowing.stage != "decode"):
+                continue
+            whole = needs.column_sums or needs.log_sum_exp
+            queries = segment.length if whole else min(segment.length, needs.rows)
+            total_s += costs.watch_s(queries, segment.start + segment.length)
+        return total_s
 
     def forget(self, context: int) -> None:
         """The context of that number is no more."""

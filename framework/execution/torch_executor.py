@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..policy import Compression, Selection, TokenTruncation
+from ..policy import Compression, Policy, Selection, TokenTruncation
 from ..workloads.tokens import IdLog
-from .attention import CONTEXT, PagedContext, ShapeProbe
+from .attention import CONTEXT, AttentionOptions, PagedContext, layer_options, layer_windows
 from .contract import Batch, ModelShape, Segment, StepResult
 from .host_pool import lazy_zeros
 from .host_tuning import speed_up
@@ -30,6 +30,8 @@ from .measured_costs import MeasuredCosts
 from .models import LoadedModel
 from .packing import PackedBatch, Packer
 from .rotary import RotaryTable, decouple
+from .rotation import rotation_of
+from .sharing import StoredLayers, check_sharing, skip_projections
 from .torch_transfer import LayerGate
 
 PROBE_TOKENS = 16
@@ -40,8 +42,9 @@ class TorchExecutor:
 
     Attributes
     ----------
-    pool: [num_pages, num_layers, 2, num_kv_heads, page_size, head_dim], zeros at first.
-    shape: the model's, with the dtype that this executor runs in.
+    pool: [num_pages, stored layers, 2, num_kv_heads, page_size, head_dim], zeros at first.
+    shape: the model's, with the dtype that this executor runs in and the layers that it stores.
+    stored: where in the pool each layer of the model reads.
     max_steps: 1; every iteration is computed.
     forward_s: seconds of the last :meth:`run` inside the model's forward pass and the choice of tokens.
     listener: hears of every forward pass.
@@ -65,6 +68,7 @@ class TorchExecutor:
         truncation: TokenTruncation | None = None,
         selection: Selection | None = None,
         compression: Compression | None = None,
+        sharing: Mapping[int, int] | None = None,
     ) -> None:
         """Allocate the pool and prepare ``model``, whose module stays as it is.
 
@@ -76,6 +80,7 @@ class TorchExecutor:
         threads: of a CPU, for the whole process; None: torch's choice.
         decoupled: cache un-rotated keys and rotate them where attention reads them.
         truncation, selection, compression: those that lose something; contexts are narrowed by the first and the last.
+        sharing: layers that store no K/V, each with the earlier one whose K/V it uses; not with the three before.
 
         Raises
         ------
@@ -95,6 +100,7 @@ class TorchExecutor:
         weight = next(self._module.parameters())
         self._device = weight.device
         self.shape: ModelShape = replace(model.shape, dtype_bytes=weight.element_size())
+        self.stored = self._share(sharing or {}, [truncation, selection, compression])
         if weight.device.type == "cpu" and weight.dtype == torch.float32:
             speed_up(self._module)
         self._rotary: Callable[[Any], RotaryTable] | None = None
@@ -109,9 +115,11 @@ class TorchExecutor:
         if decoupled:
             self._decouple()
         if truncation is not None or compression is not None:
-            check_windows(self.shape, self._windows())
+            check_windows(self.shape, layer_windows(self._module))
         if truncation is not None or compression is not None or selection is not None:
-            self._lossy = LossySide(self.pool, self.shape.num_heads, truncation, selection, compression)
+            asks = truncation is not None and truncation.needs.queries > 0
+            rotation = rotation_of(model) if asks else None
+            self._lossy = LossySide(self.pool, self.shape.num_heads, truncation, selection, compression, rotation)
 
     @property
     def costs(self) -> MeasuredCosts:
@@ -187,6 +195,10 @@ class TorchExecutor:
         """What is remembered of the narrowed context of that number, for those who measure; None if nothing is."""
         return None if self._lossy is None else self._lossy.memory(context)
 
+    def attention_options(self) -> list[AttentionOptions]:
+        """What each layer asks of attention: scale, window, soft cap. Runs one token through the model."""
+        return layer_options(self._module)
+
     def forget(self, context: int) -> None:
         """Drop what is remembered of the narrowed context of that number, if anything is."""
         if self._lossy is not None:
@@ -213,6 +225,7 @@ class TorchExecutor:
             rows=arrangement.rows,
             formed=arrangement.formed,
             hears=hears,
+            stored=self.stored,
         )
         out = self._module(
             input_ids=packed.input_ids[None],
@@ -224,13 +237,18 @@ class TorchExecutor:
         logits: Tensor = out.logits[0]
         return logits
 
-    @torch.inference_mode()
-    def _windows(self) -> list[int | None]:
-        """Of each layer."""
-        probe = ShapeProbe({})
-        ids = torch.zeros((1, 1), dtype=torch.int64, device=self._device)
-        self._module(input_ids=ids, position_ids=ids, use_cache=False, **{CONTEXT: probe})
-        return list(probe.windows.values())
+    def _share(self, sharing: Mapping[int, int], others: Sequence[Policy | None]) -> StoredLayers:
+        """Let layers use an earlier one's K/V."""
+        if not sharing:
+            return StoredLayers.of(self.shape.num_layers, {})
+        for policy in others:
+            if policy is not None:
+                raise ValueError(f"{policy.family} is {policy.name!r}, but layers share K/V; expected whole contexts")
+        sharing = check_sharing(sharing, layer_windows(self._module))
+        stored = StoredLayers.of(self.shape.num_layers, sharing)
+        self.shape = replace(self.shape, kv_layers=stored.own)
+        skip_projections(self._module, sharing)
+        return stored
 
     def duration_until(self, batch: Batch, limit_s: float) -> int:
         """1: every call is one step."""
@@ -279,7 +297,7 @@ def _own(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> 
 
 def _allocate(shape: ModelShape, num_pages: int, page_size: int, like: Tensor) -> Tensor:
     """The pool: zeros, so that what a masked read meets beyond a context's end is finite."""
-    size = (num_pages, shape.num_layers, 2, shape.num_kv_heads, page_size, shape.head_dim)
+    size = (num_pages, shape.stored_layers, 2, shape.num_kv_heads, page_size, shape.head_dim)
     try:
         if like.device.type == "cpu":
             return lazy_zeros(size, like.dtype)

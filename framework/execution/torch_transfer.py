@@ -53,7 +53,7 @@ class TorchTransfer(Transfer):
                 stack.extend(transfer.after)
 
     def wait(self, layer: int | None = None) -> float:
-        """Block until ``layer`` of the model has arrived, at once if it is not in the move; None: until it has ended.
+        """Block until ``layer`` of the pages has arrived, at once if it is not in the move; None: until it has ended.
 
         Returns the seconds for which the thread was blocked. On a GPU, what comes next on the current stream waits for
         the layer: time that is not counted here.

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .lookup_start import start_lookup
 from .model_knobs import RandomModel
-from .models import architecture_config, quiet
+from .models import architecture_config
+from .tokenizers import quiet
 
 Ids = NDArray[np.int64]
 _STATE = "training_state.pt"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..report.figures import RC
+from ..report.drawing import RC
 from ..report.style import look
 from .compare import METRICS, Row
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backends import open_backend
+from ..backends import open_backend, window_of
 from ..composition import Parts, refusing
 from ..metrics import RunRecorder, summarize, write_summary
 from ..opening import check_sizes, open_workload
@@ -43,7 +43,7 @@ def run_once(contestant: Contestant, parts: Parts, folder: Path) -> dict[str, An
             backend = open_backend(parts, folder)
             stack.callback(backend.close)
             workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
-            check_sizes(parts, workload, backend.num_pages, backend.max_tokens)
+            check_sizes(parts, workload, window_of(parts, backend))
         recorder = stack.enter_context(RunRecorder(folder))
         server = Server(parts, backend, workload)
         server.run(recorder, lambda stage: None)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from ..paths import BUILT_IN, CONF_GROUP, conf_plugins, system_families
+from ..options import config_folders, read_option
+from ..paths import CONF_GROUP, system_families
 from ..policy import FAMILIES
 from ..run_info import RunInfo
 from ..schema import ConfigError, suggest
@@ -25,14 +22,15 @@ def system_config(config: Mapping[str, Any], system: str) -> dict[str, Any]:
     ConfigError
         If there is no such system.
     """
-    own = _read(f"system/{system}.yaml")
+    folders = list(config_folders())
+    own = read_option(f"system/{system}.yaml", folders)
     if own is None:
-        known = sorted({path.stem for root in _roots() for path in (root / "system").glob("*.yaml")})
+        known = sorted({path.stem for root in folders for path in (root / "system").glob("*.yaml")})
         raise ConfigError(f"unknown system {system!r}; known: {', '.join(known)}{suggest(system, known)}")
     changed = copy.deepcopy(dict(config))
     for family, option in system_families(system, entry_points(group=CONF_GROUP)).items():
         if family in FAMILIES:
-            changed[family] = _read(f"{family}/{option}.yaml")
+            changed[family] = read_option(f"{family}/{option}.yaml", folders)
     for key, value in own.items():
         if key != "defaults":
             changed[key] = {**changed.get(key, {}), **value} if isinstance(value, dict) else value
@@ -58,19 +56,3 @@ def refuse_families(info: RunInfo) -> None:
         key = word.split("=")[0].lstrip("+~")
         if key.split(".")[0] in (*FAMILIES, "system"):
             raise ConfigError(f"task=fidelity takes the policies of task.systems; {word} would change none of its runs")
-
-
-def _read(name: str) -> dict[str, Any] | None:
-    for root in _roots():
-        if (root / name).is_file():
-            content = OmegaConf.to_container(OmegaConf.load(root / name))
-            assert isinstance(content, dict)
-            return {str(key): value for key, value in content.items()}
-    return None
-
-
-def _roots() -> Iterator[Path]:
-    """The folders of the config packages, the built-in one first."""
-    for package in (BUILT_IN, *(package for _, package in conf_plugins(entry_points(group=CONF_GROUP)))):
-        spec = importlib.util.find_spec(package)
-        yield from map(Path, spec.submodule_search_locations or () if spec else ())

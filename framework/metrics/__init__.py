@@ -2,12 +2,14 @@
 
 from .audit import RecordError
 from .columns import Columns, RequestColumns
+from .kept import KeptRecords
 from .recorder import RunRecorder
 from .records import Recorder, RequestRecord, RunTotals, StepRecord, TransferRecord
 from .summary import Prices, Slo, summarize, write_summary
 
 __all__ = [
     "Columns",
+    "KeptRecords",
     "Prices",
     "RecordError",
     "Recorder",

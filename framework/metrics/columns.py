@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -33,6 +34,7 @@ STEP_SCHEMA: Schema = {
     **dict.fromkeys(("n_steps", "prefill_tokens", "decode_tokens", "recompute_tokens", "running", "waiting"), "i8"),
     **dict.fromkeys(("device_pages", "host_pages", "disk_pages"), "i8"),
     **dict.fromkeys(("stall_s", "overhead_s"), "f8"),
+    **dict.fromkeys(("device_evicted", "host_evicted", "disk_evicted"), "i8"),
 }
 TRANSFER_SCHEMA: Schema = {
     **dict.fromkeys(("start_s", "end_s"), "f8"),
@@ -100,6 +102,36 @@ class RequestColumns(Columns[RequestRecord]):
             self.gaps.add(record.request, record.token_times, record.output_tokens, keep=not record.warmup)
 
 
+@dataclass(frozen=True, slots=True)
+class LayerArrivals:
+    """When each of a transfer's layers was there, ``first`` the number of the first of them."""
+
+    first: int
+    ends_s: tuple[float, ...]
+
+
+class TransferColumns(Columns[TransferRecord]):
+    """Transfers, and of the first of them when each layer arrived: at most ``most_layers`` times in all.
+
+    Attributes
+    ----------
+    arrivals: the times, by row.
+    """
+
+    def __init__(self, most_layers: int = 20_000) -> None:
+        super().__init__(TRANSFER_SCHEMA)
+        self.arrivals: dict[int, LayerArrivals] = {}
+        self._layers_left = most_layers
+
+    def append(self, record: TransferRecord) -> None:
+        """Add a transfer that has ended."""
+        if self._layers_left > 0 and (count := len(record.layer_ends_s)) > 1:
+            self._layers_left -= count
+            if self._layers_left >= 0:
+                self.arrivals[len(self)] = LayerArrivals(record.first_layer, tuple(record.layer_ends_s))
+        super().append(record)
+
+
 def request_columns(records: RequestColumns | Iterable[RequestRecord]) -> RequestColumns:
     """``records`` as columns; columns are passed through."""
     return records if isinstance(records, RequestColumns) else _filled(RequestColumns(), records)
@@ -112,7 +144,7 @@ def step_columns(records: Columns[StepRecord] | Iterable[StepRecord] = ()) -> Co
 
 def transfer_columns(records: Columns[TransferRecord] | Iterable[TransferRecord] = ()) -> Columns[TransferRecord]:
     """``records`` as columns; columns are passed through."""
-    return records if isinstance(records, Columns) else _filled(Columns[TransferRecord](TRANSFER_SCHEMA), records)
+    return records if isinstance(records, Columns) else _filled(TransferColumns(), records)
 
 
 C = TypeVar("C", bound=Columns[Any])

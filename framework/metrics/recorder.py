@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .columns import RequestColumns, step_columns, transfer_columns
+from .columns import RequestColumns, TransferColumns, step_columns
 from .parquet import write_table
 from .records import RequestRecord, StepRecord, TransferRecord
 from .timeline import write_timeline
@@ -40,7 +40,7 @@ class RunRecorder:
         self.folder = Path(folder)
         self.requests = RequestColumns(save_tokens)
         self.steps = step_columns()
-        self.transfers = transfer_columns()
+        self.transfers = TransferColumns()
         self._tracker = tracker
         self._timeline_events = timeline_events
         self._closed = False
@@ -85,7 +85,7 @@ class RunRecorder:
 
     def _write_timeline(self) -> None:
         rows = self.requests.rows(), self.steps.rows(), self.transfers.rows()
-        write_timeline(self.folder / "timeline.json", *rows, max_events=self._timeline_events)
+        write_timeline(self.folder / "timeline.json", *rows, self._timeline_events, self.transfers.arrivals)
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,7 +51,8 @@ class StepRecord:
 
     ``prefill_tokens``: all tokens computed for prompts and history; ``recompute_tokens``: how many of them had been
     computed before. ``stall_s``: part of ``duration_s`` in which the device waited for transfers; ``overhead_s``: time
-    outside the model's forward pass. ``waiting``: requests in the queue after admission.
+    outside the model's forward pass. ``waiting``: requests in the queue after admission. ``device_evicted`` and so on:
+    pages that a policy chose to evict from the tier since the run began.
     """
 
     start_s: float
@@ -66,11 +68,18 @@ class StepRecord:
     disk_pages: int = 0
     stall_s: float = 0.0
     overhead_s: float = 0.0
+    device_evicted: int = 0
+    host_evicted: int = 0
+    disk_evicted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRecord:
-    """One copy over a link such as ``host->device``."""
+    """One copy over a link such as ``host->device``.
+
+    For the timeline, in no table: ``layer_ends_s``: when each layer arrived, as far as it is known; ``first_layer``:
+    the number of the first one.
+    """
 
     start_s: float
     end_s: float
@@ -80,6 +89,8 @@ class TransferRecord:
     bytes: int
     reason: str
     request: int = -1
+    first_layer: int = 0
+    layer_ends_s: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from .chains import Chains
 from .codecs import Codec, Due
 from .eviction import Eviction, RunQueue, Score, ScoredEviction, Victim
 from .families import Compression, Routing, Truncation, Writeback
+from .layers import LayerProbe, checked_sharing
 from .plans import complete, leading, nearest
 from .replays import NEVER, PageTrace, RequestHits
 from .restoration import Action, Loading, Offer, Prefetch, Range, Residency, RestorePlan, Span
@@ -40,10 +41,11 @@ from .scored import (
     require_choice,
     share_of,
 )
-from .tokens import CacheShape, CacheView, Grouping, Needs, Selection, Stage, TokenTruncation
+from .tokens import ALL_QUERIES, CacheShape, CacheView, Grouping, Needs, Rotation, Selection, Stage, TokenTruncation
 from .views import Costs, Future, QueueView, RequestView, RunView, TierView
 
 __all__ = [
+    "ALL_QUERIES",
     "FAMILIES",
     "NEVER",
     "AccumulatedAttention",
@@ -61,6 +63,7 @@ __all__ = [
     "Eviction",
     "Future",
     "Grouping",
+    "LayerProbe",
     "Loading",
     "Needs",
     "Offer",
@@ -74,6 +77,7 @@ __all__ = [
     "RequestView",
     "Residency",
     "RestorePlan",
+    "Rotation",
     "Routing",
     "RunQueue",
     "RunView",
@@ -94,6 +98,7 @@ __all__ = [
     "Victim",
     "Writeback",
     "admit_whole_prompts",
+    "checked_sharing",
     "complete",
     "highest_scores",
     "in_slots",

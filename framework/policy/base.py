@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
@@ -55,8 +56,8 @@ def register(family: str, name: str) -> Callable[[P], P]:
 
 
 def knobs(policy: Policy) -> dict[str, Any]:
-    """The knobs of ``policy`` by name, in order."""
-    return {name: getattr(policy, name) for name in getattr(policy, "__dataclass_fields__", {})}
+    """The knobs of ``policy`` by name, in order: the fields that its YAML sets."""
+    return {f.name: getattr(policy, f.name) for f in fields(policy) if f.init} if is_dataclass(policy) else {}
 
 
 def require_at_least(policy: Policy, minimum: int, *names: str) -> None:

@@ -24,8 +24,9 @@ class Codec(ABC):
     The form is ``parts``: named tensors of any dtype, each [L, G, ...] (layers, KV heads), whose bytes the executor
     keeps in the context's own front pages, layer after layer, swaps and counts; nothing else is remembered of a
     context. What depends on the layer or the context belongs into the parts: the channels that are left (pruning), how
-    many tokens a merged one stands for, a low-rank state, which layer's cache is shared. Hooks that such forms need
-    beside keys and values are to be added here, with a default that leaves the other forms as they are.
+    many tokens a merged one stands for, a low-rank state. Hooks that such forms need beside keys and values are to be
+    added here, with a default that leaves the other forms as they are. Layers that share K/V are no packed form: see
+    ``Compression.sharing``.
     """
 
     @abstractmethod

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from .base import Policy, Tier
 from .codecs import Codec
+from .layers import LayerProbe
 from .views import RequestView, RunView, TierView
 
 
@@ -65,13 +67,37 @@ class Truncation(Policy, ABC):
 
 
 class Compression(Policy, ABC):
-    """In what form surviving K/V are stored: the oldest tokens of a context packed, the newest as the model made them.
+    """In what form surviving K/V are stored: the oldest tokens of a context packed, the newest as the model made them,
+    and of which layers.
 
     Packed bytes live in front pages of the context's own, new tokens in ordinary pages behind. What is packed is said
     twice: in numbers, which a simulation goes by, and by a :class:`Codec`, which works on tensors.
+
+    ``packs``: False where no token is ever packed: contexts are then stored, shared and restored like those of
+    ``compression=none``, in pages that hold only the layers that store K/V of their own (:meth:`sharing`).
     """
 
     family: ClassVar[str] = "compression"
+    packs: ClassVar[bool] = True
+
+    @property
+    def shares(self) -> bool:
+        """Some layers may store no K/V of their own."""
+        return False
+
+    def sharing(self, num_layers: int, probe: LayerProbe | None = None) -> Mapping[int, int]:
+        """Layers of a model of ``num_layers`` that compute and store no K/V, each with the earlier one whose K/V it
+        attends to.
+
+        ``probe``: the loaded model, where the choice is made on it. None: nothing is loaded, and a simulation takes of
+        the answer only which layers store; it may have more pairs than the model turns out to bear.
+
+        Raises
+        ------
+        ValueError
+            If that cannot be done to such a model.
+        """
+        return {}
 
     @abstractmethod
     def bytes_per_token(self, native_bytes: int, number_bytes: int = 2) -> float:

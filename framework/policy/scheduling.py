@@ -115,6 +115,11 @@ class Scheduling(Policy, ABC):
 
     family: ClassVar[str] = "scheduling"
 
+    @property
+    def chunk(self) -> int | None:
+        """The most tokens of one prompt in an iteration; None: prompts are never divided."""
+        return None
+
     @abstractmethod
     def plan(self, view: SchedulerView) -> Plan:
         """Decide the next iteration. An empty plan means that nothing can run now."""

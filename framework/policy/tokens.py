@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["chunk", "prompt", "decode"]
 Grouping = Literal["mean", "max", "sum"]
+ALL_QUERIES = 1 << 31  # more than any step has
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +21,63 @@ class Needs:
     """What a policy wants to know of the attention of each step.
 
     ``column_sums``: for each key, the probabilities that the step's queries gave it, added up. ``rows``: the
-    probabilities of the step's last so many queries. Both cost a second pass over the scores; nothing is computed that
-    is not asked for. ``decoding`` False: only the steps of prompts are watched.
+    probabilities of the step's last so many queries. ``log_sum_exp``: what each query's scores are normalised by. These
+    cost a second pass over the scores; nothing is computed that is not asked for. ``queries``: the step's last so many
+    queries themselves, before rotation; ``ALL_QUERIES``: every one. They take as much memory as the step's keys, times
+    the query heads that share a KV head. ``decoding`` False: only the steps of prompts are watched.
+
+    Raises
+    ------
+    ValueError
+        If a number is negative.
     """
 
     column_sums: bool = False
     rows: int = 0
+    log_sum_exp: bool = False
+    queries: int = 0
     decoding: bool = True
+
+    def __post_init__(self) -> None:
+        for name, number in (("rows", self.rows), ("queries", self.queries)):
+            if number < 0:
+                raise ValueError(f"needs.{name} is {number}; it must be at least 0")
+
+    @property
+    def scores(self) -> bool:
+        """Something has to be computed from the scores."""
+        return self.column_sums or self.rows > 0 or self.log_sum_exp
 
     @property
     def anything(self) -> bool:
         """Attention has to be watched at all."""
-        return self.column_sums or self.rows > 0
+        return self.scores or self.queries > 0
+
+
+class Rotation(Protocol):
+    """The rotary embedding of a model, all layers at once; layers that do not rotate leave vectors as they are."""
+
+    def turned(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Float32 [L, heads, n, head_dim], un-rotated: each vector rotated for its place ``positions``, int64 [n]."""
+        ...
+
+    def averaged(self, vectors: Tensor, first: int, count: int) -> Tensor:
+        """As :meth:`turned`, but each vector becomes the mean of what it is at the places ``first`` .. ``first`` +
+        ``count`` - 1. Linear in ``vectors``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class CacheShape:
     """Of a model's cache: ``layers``, query ``heads``, ``kv_heads``; ``plane_bytes``: the K and V of one token in one
-    plane (layer x KV head)."""
+    plane (layer x KV head). ``rotation``: told to policies that need un-rotated queries; None: the model has none, or
+    nobody computes (simulated backend)."""
 
     layers: int
     heads: int
     kv_heads: int
     plane_bytes: int
+    rotation: Rotation | None = None
 
 
 class CacheView(Protocol):
@@ -61,6 +96,7 @@ class CacheView(Protocol):
     positions: int64 [L, G, n], the tokens' places in the context.
     state: float32 or bool tensors [..., n] of the policy's own, [L, G, ..., n] or [L, H, ..., n]; slots that are new
         since the last step hold 0, and what leaves the cache leaves them too.
+    notes: tensors of the policy's own, of any shape, that belong to the context as a whole; they stay as they are.
     """
 
     conversation: int
@@ -69,6 +105,7 @@ class CacheView(Protocol):
     queries: int
     positions: Tensor
     state: dict[str, Tensor]
+    notes: dict[str, Tensor]
 
     @property
     def column_sums(self) -> Tensor:
@@ -79,6 +116,18 @@ class CacheView(Protocol):
     def rows(self) -> Tensor:
         """float32 [L, H, w, n]: probabilities of the step's last w = min(``Needs.rows``, queries) queries, oldest
         first; 0 where a query does not see a key."""
+        ...
+
+    @property
+    def log_sum_exp(self) -> Tensor:
+        """float32 [L, H, queries]: for each of this step's queries, the natural logarithm of the sum of exp(score) over
+        all cached keys that it sees; exp(score - this) is a probability."""
+        ...
+
+    @property
+    def unrotated_queries(self) -> Tensor:
+        """float32 [L, H, w, head_dim]: the step's last w = min(``Needs.queries``, queries) queries, oldest first, as
+        they are before the rotary embedding (after a norm); those of a model without one as they are. Not scaled."""
         ...
 
     def keys(self) -> Tensor:
@@ -135,13 +184,6 @@ class TokenTruncation(Truncation, ABC):
     def needs(self) -> Needs:
         """What has to be known of the attention of each step."""
         return Needs()
-
-    @property
-    def endless(self) -> bool:
-        """A context may have more tokens than the model has positions: keys are rotated by their place in the cache,
-        and that stays short even while a prompt is computed."""
-        many = 1 << 20
-        return self.positions == "cache" and self.kept_tokens(many, many, "chunk") < many
 
     def observe(self, view: CacheView) -> None:
         """Take note, in ``view.state``, of a step. Called once after each step, before :meth:`keep`."""

@@ -10,14 +10,16 @@ from typing import cast
 import numpy as np
 
 from ..schema import ConfigError
-from ..task_knobs import QualityTask
+from ..task_knobs import QUALITY_TASKS, QualityTask
 from ..workloads.tokenizer import Tokenizer
 from .cases import Case, Ids, from_episode, from_text
 from .episodes import TASKS, Protocol, episode
-from .files import TextTokenizer, file_cases, read_questions
+from .files import Sizes, file_cases, read_questions
+from .longbench import read_prompts
 from .sentences import sentence_case
 from .text import EXCERPT
 from .vocabulary import VOCAB_SIZE
+from .wording import TextTokenizer
 
 _OF_A_SEED = 10**6  # episodes
 _BYTES = 512  # a tokenizer of fewer ids knows bytes, not words
@@ -103,7 +105,7 @@ def _texts(task: QualityTask, length: int, seed: int, asked: Asked) -> Iterator[
         raise ConfigError(f"task.episodes is {task.episodes}, and {found}: choose fewer episodes, or shorter ones")
     _check_ids(ids, asked, "the tokenizer gives")
     for number, at in enumerate(np.random.default_rng(seed).permutation(room)[: task.episodes]):
-        yield from_text(ids[at * length : (at + 1) * length], number)
+        yield from_text(ids[at * length : (at + 1) * length], number, asked.text.starts if asked.text else ())
 
 
 def _text(task: QualityTask) -> str:
@@ -114,12 +116,25 @@ def _text(task: QualityTask) -> str:
 
 
 def _from_files(task: QualityTask, asked: Asked, protocol: Protocol) -> Iterator[Case]:
-    for file in task.files:
-        path = Path(file).expanduser()
-        questions = read_questions(path)
+    paths = [Path(file).expanduser() for file in task.files]
+    prompts = {} if task.prompts is None else read_prompts(Path(task.prompts).expanduser())
+    _check_names(paths)
+    for path in paths:
+        questions = read_questions(path, prompts)
         if asked.text is None:
             raise ConfigError(f"task.files: {path} holds text, and model={asked.model} has no tokenizer")
-        yield from file_cases(questions, path.stem, asked.text, protocol, task.answer_tokens, task.file_tokens)
+        sizes = Sizes(task.answer_tokens, task.file_tokens, asked.max_tokens)
+        yield from file_cases(questions, path.stem, asked.text, protocol, sizes)
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    """The name of a file is that of its task."""
+    for i, path in enumerate(paths):
+        if path.stem in QUALITY_TASKS:
+            raise ConfigError(f"task.files: {path} has the name of a task, {path.stem}: call the file by another")
+        for other in paths[:i]:
+            if other.stem == path.stem:
+                raise ConfigError(f"task.files: {other} and {path} have one name, {path.stem}, expected different ones")
 
 
 def _check_ids(ids: Ids, asked: Asked, what: str) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..workloads.conversation import Conversation, Turn
 from ..workloads.tokens import IdLog, TokenLog
 from .episodes import Episode, Protocol
+from .scoring import Answers
 
 Ids = NDArray[np.int32]
 TURN_TOKENS, PROMPT_TOKENS = 128, 16  # of running text: what comes at once, and how much of it is given
@@ -26,7 +27,7 @@ class CaseTurn:
     reply: the right reply, which generation is made to follow; None: ``tokens`` of the model's own choice.
     tokens: of the reply, at least one.
     measured: False for a turn that only puts something into the context.
-    accepted: texts, any of which is right, where ``reply`` is None; ``every``: all of them are wanted.
+    answers: what is right, where ``reply`` is None.
     before_cut: so many first tokens of the reply are predicted while the whole prompt is cached, whatever the policy;
         they say nothing of it.
     """
@@ -35,14 +36,14 @@ class CaseTurn:
     reply: Ids | None
     tokens: int
     measured: bool = True
-    accepted: tuple[str, ...] = ()
-    every: bool = False
+    answers: Answers | None = None
     before_cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A conversation to measure. ``length``: as it was asked for; ``number``: among those of its task and length."""
+    """A conversation to measure. ``length``: as it was asked for, 0 for one of a file; ``number``: among those of its
+    task and length."""
 
     task: str
     length: int
@@ -62,7 +63,8 @@ class Case:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"task {self.task}, length {self.length}, episode {self.number}"
+        length = f", length {self.length}" if self.length else ""  # those of files have none
+        return f"task {self.task}{length}, episode {self.number}"
 
 
 def from_episode(episode: Episode, length: int, number: int, protocol: Protocol) -> Case:
@@ -74,9 +76,11 @@ def from_episode(episode: Episode, length: int, number: int, protocol: Protocol)
     return Case(episode.task, length, number, tuple(turns))
 
 
-def from_text(ids: Ids, number: int) -> Case:
+def from_text(ids: Ids, number: int, starts: Sequence[int] = ()) -> Case:
     """The case ``perplexity`` of running text: turns of :data:`TURN_TOKENS`, of which all but the first
     :data:`PROMPT_TOKENS` are predicted one by one.
+
+    ``starts``: ids that are put before it (BOS); the last of ``ids`` make room.
 
     Raises
     ------
@@ -85,6 +89,7 @@ def from_text(ids: Ids, number: int) -> Case:
     """
     if len(ids) < 2:
         raise ValueError(f"a text of {len(ids)} tokens has none to predict, expected at least 2")
+    ids = np.concatenate([np.array(starts, np.int32), ids[: len(ids) - len(starts)]])
     parts = [ids[start : start + TURN_TOKENS] for start in range(0, len(ids), TURN_TOKENS)]
     if len(parts[-1]) < 2:
         parts[-2:] = [np.concatenate(parts[-2:])]

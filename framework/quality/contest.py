@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..backends import Backend, open_backend
+from ..backends import Backend, open_backend, window_of
 from ..composition import Parts, prepare
-from ..opening import Window
+from ..footprint import Held, Window
 from ..run_info import RunInfo
 from ..schema import ConfigError
 from ..task_knobs import QualityTask
@@ -51,6 +51,17 @@ def full_cache(config: Mapping[str, Any], whole_history: bool) -> dict[str, Any]
     return {**config, **_WHOLE, **anew, "backend": {**config["backend"], "decoupled": False}}
 
 
+@contextmanager
+def opened(config: Mapping[str, Any], info: RunInfo, folder: Path) -> Iterator[tuple[Parts, Backend]]:
+    """An engine's parts, used for one pass: policies remember what they saw."""
+    parts = prepare(config, info)
+    backend = open_backend(parts, folder)
+    try:
+        yield parts, backend
+    finally:
+        backend.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Contest:
     """What the passes share. ``folder``: the run's own; ``on_turn`` is called after each turn of a pass."""
@@ -60,15 +71,9 @@ class Contest:
     folder: Path
     on_turn: Callable[[], None]
 
-    @contextmanager
-    def open(self, config: Mapping[str, Any]) -> Iterator[tuple[Parts, Backend]]:
-        """An engine's parts, used for one pass: policies remember what they saw."""
-        parts = prepare(config, self.info)
-        backend = open_backend(parts, self.folder)
-        try:
-            yield parts, backend
-        finally:
-            backend.close()
+    def open(self, config: Mapping[str, Any]) -> AbstractContextManager[tuple[Parts, Backend]]:
+        """See :func:`opened`."""
+        return opened(config, self.info, self.folder)
 
     def reference(self, config: Mapping[str, Any], cases: Sequence[Case], rows: bool) -> Passed:
         """The full cache's pass. ``rows``: all of its attention is recorded."""
@@ -124,20 +129,23 @@ def check_cases(cases: Sequence[Case], parts: Parts, backend: Backend) -> list[b
     ConfigError
         If the policies under test cannot hold one either: naming it and the sizes.
     """
-    window = Window(backend.num_pages * parts.memory.page_size, backend.max_tokens, parts.policies.truncation)
+    window = window_of(parts, backend)
     return [_fits(case, window, backend.shape.name) for case in cases]
 
 
 def _fits(case: Case, window: Window, model: str) -> bool:
-    held, positions = 0, window.max_tokens
+    held, positions = Held(), window.max_tokens
     for turn in case.turns:
-        held = window.kept(held, held + len(turn.prompt) + turn.tokens)
-        needs = f"{case.name} needs {held} tokens"
-        if held > window.room:
-            raise ConfigError(f"{needs}, the device tier holds {window.room} (memory.device_tokens)")
-        if positions is not None and held > positions:
-            raise ConfigError(f"{needs}, model={model} has {positions} positions (task.lengths)")
-    fits = case.tokens <= (window.room if positions is None else min(window.room, positions))
+        needs = window.turn(held, len(turn.prompt), turn.tokens)
+        held = needs.held
+        if needs.slots > window.room:
+            held_there = f"the device tier holds {window.room} (memory.device_tokens)"
+            raise ConfigError(f"{case.name} needs {needs.slots} tokens, {held_there}")
+        if positions is not None and needs.positions > positions:
+            raise ConfigError(
+                f"{case.name} needs {needs.positions} tokens, model={model} has {positions} positions (task.lengths)"
+            )
+    fits = case.tokens <= window.limit
     if not fits and any(turn.reply is None for turn in case.turns):
         raise ConfigError(f"{case.name} has {case.tokens} tokens, the full cache, whose reply is wanted, holds fewer")
     return fits

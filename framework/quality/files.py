@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import string
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol as Contract
 
 import numpy as np
 
@@ -16,38 +13,54 @@ from ..schema import ConfigError
 from ..workloads.reading import Row, read_rows
 from .cases import Case, CaseTurn, Ids
 from .episodes import Protocol
+from .longbench import Dataset, known_dataset, split_prompt
+from .scoring import Answers
+from .wording import TextTokenizer, opened
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-class TextTokenizer(Contract):
-    """A model's tokenizer, both ways."""
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids."""
-        ...
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of token ids."""
-        ...
+ANSWER_TOKENS = 32
+_OTHERS = "others"  # rows of no known dataset in a file that has others
 
 
 @dataclass(frozen=True, slots=True)
 class FileQuestion:
-    """One line of a file. ``every``: all of ``accepted`` are wanted in the reply, as in RULER; else any of them, as in
-    LongBench."""
+    """One line of a file.
+
+    Attributes
+    ----------
+    where: file and line. dataset: that LongBench knows, or None.
+    opening: what comes first, with the context; empty: there is none.
+    asked: what follows it.
+    """
 
     where: str
-    context: str
-    question: str
-    accepted: tuple[str, ...]
-    every: bool
+    dataset: Dataset | None
+    opening: str
+    asked: str
+    answers: Answers
 
 
-def read_questions(path: Path) -> list[FileQuestion]:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How long cases may be, in tokens.
+
+    Attributes
+    ----------
+    reply: of each; None: as its dataset has it, or :data:`ANSWER_TOKENS`.
+    context: what comes first, with the context, loses its middle where it is longer, as LongBench does; None: never.
+    case: of a whole one; None: any.
+    """
+
+    reply: int | None = None
+    context: int | None = None
+    case: int | None = None
+
+
+def read_questions(path: Path, prompts: Mapping[str, str] | None = None) -> list[FileQuestion]:
     """The questions of a JSON array or of JSON lines: ``context``, ``input`` or ``question`` and ``answers``
-    (LongBench), or ``input`` and ``outputs`` (RULER). Other keys are passed over.
+    (LongBench), or ``input`` and ``outputs`` (RULER). Other keys are passed over, but ``dataset``: rows of one that
+    LongBench knows get its prompt, metric and length of reply; ``all_classes`` where it chooses among classes.
+
+    ``prompts``: by dataset, instead of our own.
 
     Raises
     ------
@@ -56,17 +69,23 @@ def read_questions(path: Path) -> list[FileQuestion]:
     """
     if not path.is_file():
         raise ConfigError(f"task.files: {path} {'is a folder' if path.is_dir() else 'does not exist'}")
-    return [_question(row) for row in read_rows(path)]
+    return [_question(row, prompts or {}) for row in read_rows(path)]
 
 
-def _question(row: Row) -> FileQuestion:
+def _question(row: Row, prompts: Mapping[str, str]) -> FileQuestion:
     every = "outputs" in row
-    accepted = _texts(row, "outputs" if every else "answers")
+    texts = _texts(row, "outputs" if every else "answers")
     asked = row.text("question" if "question" in row else "input")
     context = row.text("context") if "context" in row else ""
     if not (context + asked).strip():
         raise row.wrong("input", "a text that is not empty")
-    return FileQuestion(row.where, context, asked, accepted, every)
+    name = row.text("dataset") if "dataset" in row and not every else ""
+    dataset = known_dataset(name, row.where)
+    prompt = prompts.get(name) or (dataset and prompts.get(dataset.name, dataset.prompt))
+    asked += row.text("answer_prefix") if "answer_prefix" in row else ""
+    around = split_prompt(prompt, context, asked) if prompt else (context, f"\n\n{asked}\n" if context else asked)
+    answers = _answers(row, dataset, texts) if dataset else Answers(texts, "every" if every else "found")
+    return FileQuestion(row.where, dataset, *around, answers)
 
 
 def _texts(row: Row, key: str) -> tuple[str, ...]:
@@ -77,42 +96,72 @@ def _texts(row: Row, key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def file_cases(
-    questions: Sequence[FileQuestion],
-    name: str,
-    tokenizer: TextTokenizer,
-    protocol: Protocol,
-    answer_tokens: int,
-    longest: int | None,
-) -> Iterator[Case]:
-    """A case for each question; the model's reply is ``answer_tokens`` long.
+def _answers(row: Row, dataset: Dataset, texts: tuple[str, ...]) -> Answers:
+    classes: tuple[str, ...] = ()
+    if dataset.metric == "class":
+        classes = _texts(row, "all_classes")
+        if not set(texts) <= set(classes):
+            raise row.wrong("answers", "some of 'all_classes'")
+    if dataset.metric == "number" and not all(re.search(r"\d", text) for text in texts):
+        raise row.wrong("answers", f"a number in each: 'dataset' is {dataset.name!r}")
+    return Answers(texts, dataset.metric, classes, dataset.one_line)
 
-    ``longest``: contexts with more tokens lose their middle, as LongBench does. No template is put around: what a model
-    wants to be told belongs into the file.
+
+def file_cases(
+    questions: Sequence[FileQuestion], name: str, tokenizer: TextTokenizer, protocol: Protocol, sizes: Sizes
+) -> Iterator[Case]:
+    """A case for each question. ``name``: of the file; the cases' task, with the dataset where the file has several.
 
     Raises
     ------
     ConfigError
-        If a question has no context that could be compressed before it is known (``agnostic``).
+        If a question has no context that could be compressed before it is known (``agnostic``), or is too long.
     """
-    for number, question in enumerate(questions):
-        context = _cut(tokenizer.encode(question.context), longest)
-        asked = tokenizer.encode(f"\n\n{question.question}\n" if question.context else question.question)
-        yield Case(name, 0, number, tuple(_turns(question, context, asked, protocol, answer_tokens)))
+    several = len({question.dataset and question.dataset.name for question in questions}) > 1
+    parts = [_tokens(question, tokenizer, sizes) for question in questions]
+    if sizes.case is not None:
+        _check_lengths(questions, parts, sizes.case)
+    turns = _aware if protocol == "aware" else _agnostic
+    for number, (question, (context, asked, tokens)) in enumerate(zip(questions, parts, strict=True)):
+        told = question.dataset.name if question.dataset else _OTHERS
+        yield Case(f"{name}:{told}" if several else name, 0, number, turns(question, context, asked, tokens))
 
 
-def _turns(
-    question: FileQuestion, context: list[int], asked: list[int], protocol: Protocol, tokens: int
-) -> Iterator[CaseTurn]:
-    if protocol == "aware":
-        whole = _ids(context + asked)
-        yield CaseTurn(whole, None, tokens, accepted=question.accepted, every=question.every, before_cut=1)
-        return
+def _tokens(question: FileQuestion, tokenizer: TextTokenizer, sizes: Sizes) -> tuple[list[int], list[int], int]:
+    """The ids of what comes first with the context, those of what follows, and how many a reply has."""
+    context = _cut(opened(tokenizer, question.opening), sizes.context) if question.opening else []
+    asked = tokenizer.continued(question.asked) if context else opened(tokenizer, question.asked)
+    return context, asked, sizes.reply or (question.dataset.tokens if question.dataset else ANSWER_TOKENS)
+
+
+def _check_lengths(
+    questions: Sequence[FileQuestion], parts: Sequence[tuple[list[int], list[int], int]], longest: int
+) -> None:
+    room = min(longest - len(asked) - tokens for context, asked, tokens in parts)
+    for question, (context, asked, tokens) in zip(questions, parts, strict=True):
+        found = len(context) + len(asked) + tokens
+        if found <= longest:
+            continue
+        told = f"{question.where}: {found} tokens with the reply, the model has {longest} positions"
+        how = f"; task.file_tokens={room} would leave out the middle of longer contexts, as LongBench does"
+        raise ConfigError(told + (how if context and room > 1 else ""))
+
+
+def _aware(question: FileQuestion, context: list[int], asked: list[int], tokens: int) -> tuple[CaseTurn, ...]:
+    return (CaseTurn(_ids(context + asked), None, tokens, answers=question.answers, before_cut=1),)
+
+
+def _agnostic(question: FileQuestion, context: list[int], asked: list[int], tokens: int) -> tuple[CaseTurn, ...]:
+    """The context alone, then the question."""
+    how = "protocol=query_agnostic compresses the context before the question; task.protocol=query_aware does not"
     if len(context) < 2:
-        found = f"{question.where}: 'context' has {len(context)} tokens, expected at least 2"
-        raise ConfigError(f"{found}: protocol=query_agnostic compresses it before the question")
-    yield CaseTurn(_ids(context[:-1]), _ids(context[-1:]), 1, measured=False)
-    yield CaseTurn(_ids(asked), None, tokens, accepted=question.accepted, every=question.every)
+        raise ConfigError(f"{question.where}: 'context' has {len(context)} tokens, expected at least 2: {how}")
+    if not asked:
+        raise ConfigError(f"{question.where}: nothing follows the context, expected an 'input': {how}")
+    return (
+        CaseTurn(_ids(context[:-1]), _ids(context[-1:]), 1, measured=False),
+        CaseTurn(_ids(asked), None, tokens, answers=question.answers),
+    )
 
 
 def _cut(ids: list[int], longest: int | None) -> list[int]:
@@ -124,28 +173,3 @@ def _cut(ids: list[int], longest: int | None) -> list[int]:
 
 def _ids(tokens: Sequence[int]) -> Ids:
     return np.array(tokens, np.int32)
-
-
-# --- what a reply is worth ----------------------------------------------------------------------------------------
-
-
-def score(reply: str, accepted: Sequence[str], every: bool) -> float:
-    """Share of ``accepted`` that the reply contains (``every``), or 1 if it contains any of them, else 0; case,
-    punctuation and articles do not count."""
-    said = f" {_normal(reply)} "
-    found = [f" {_normal(text)} " in said or (not _normal(text) and text in reply) for text in accepted]
-    return float(np.mean(found)) if every else float(any(found))
-
-
-def f1(reply: str, accepted: Sequence[str]) -> float:
-    """The best F1 of the words of ``reply`` and of one of ``accepted``."""
-    return max(_f1(_normal(reply).split(), _normal(text).split()) for text in accepted)
-
-
-def _f1(said: Sequence[str], right: Sequence[str]) -> float:
-    shared = sum((Counter(said) & Counter(right)).values())
-    return 2 * shared / (len(said) + len(right)) if shared else 0.0
-
-
-def _normal(text: str) -> str:
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())

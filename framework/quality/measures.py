@@ -66,7 +66,7 @@ def measure(steps: Sequence[Step], tokens: Sequence[int], reference: Sequence[St
     if not wanted:
         return []
     logs = _log_probabilities(steps)  # float64 [steps, vocab]
-    full = None if reference is None else _log_probabilities(reference)
+    full = None if reference is None else _log_probabilities(reference).to(logs.device)
     divergences = [None] * wanted if full is None else (full.exp() * (full - logs)).sum(-1).clamp(min=0.0).tolist()
     found = []
     for i, (step, token) in enumerate(zip(steps, tokens, strict=True)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..backends import Backend
 from ..composition import Parts
-from ..metrics import RequestRecord, StepRecord, TransferRecord, summarize
+from ..metrics import KeptRecords, RequestRecord, summarize
 from ..serve import Server
 from .cases import Case, CaseWorkload, Ids
 from .recording import Recording, Rows, Step
@@ -33,33 +33,14 @@ class Passed:
     Attributes
     ----------
     chosen: the model's own choices, by turn. steps: of each turn, if they were recorded. rows: see ``Recording``, by
-        case. speed: of the whole pass.
+        case. speed: of the whole pass. layer_map: see ``Backend``.
     """
 
     chosen: dict[Place, list[int]] = field(default_factory=dict)
     steps: dict[Place, list[Step]] = field(default_factory=dict)
     rows: dict[int, list[Rows]] = field(default_factory=dict)
     speed: Speed | None = None
-
-
-class _Records:
-    """Keeps the records of one pass."""
-
-    def __init__(self, on_turn: Callable[[], None]) -> None:
-        self.requests: list[RequestRecord] = []
-        self.steps: list[StepRecord] = []
-        self.transfers: list[TransferRecord] = []
-        self._on_turn = on_turn
-
-    def request(self, record: RequestRecord) -> None:
-        self.requests.append(record)
-        self._on_turn()
-
-    def step(self, record: StepRecord) -> None:
-        self.steps.append(record)
-
-    def transfer(self, record: TransferRecord) -> None:
-        self.transfers.append(record)
+    layer_map: dict[str, int] | None = None
 
 
 def run_pass(
@@ -79,7 +60,7 @@ def run_pass(
     RuntimeError
         If a turn could not be served.
     """
-    records = _Records(on_turn)
+    records = KeptRecords(on_turn)
     server = Server(parts, backend, CaseWorkload(cases, replies))
     with watch(backend.executor, recording):
         server.run(records, lambda stage: None)
@@ -96,7 +77,9 @@ def run_pass(
         latency["tpot_s"]["mean"],
         told["device"]["peak_kv_bytes"],
     )
-    return _by_turn(records.requests, recording, speed)
+    passed = _by_turn(records.requests, recording, speed)
+    passed.layer_map = backend.layer_map
+    return passed
 
 
 def _by_turn(requests: Sequence[RequestRecord], recording: Recording | None, speed: Speed) -> Passed:

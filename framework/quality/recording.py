@@ -46,7 +46,7 @@ class Step:
     Attributes
     ----------
     position: of the query, in the whole conversation.
-    logits: float32 [vocab_size].
+    logits: [vocab_size], in the model's own dtype.
     outputs: float32 [L, H, head_dim], of each layer's attention, or None.
     top_keys: int64 [L, H, k], positions of the keys that get most of the attention, or None; k may be less than asked
         for in a short context.
@@ -116,7 +116,7 @@ class Recording:
         for i, segment in enumerate(sampled):
             found = Step(
                 segment.position + segment.length - 1,
-                logits[i].float().clone(),
+                logits[i].clone(),
                 _stacked([outputs[i] for outputs in self._outputs]),
                 _stacked([keys[i] for keys in self._top_keys]),
                 self._held[i] if self._held else None,

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from .intervals import Bootstrap
 from .measures import StepMeasures
 
-ALL = "all"
+ALL, SERVED = "all", "served"  # every task; what a run served, where no reply is right or wrong
+ROWS = "quality.parquet"
 Values = NDArray[np.float64]
 
 
@@ -30,6 +31,7 @@ class MeasuredTurn:
     f1: of the words that reply and right answer share, where the answer is a text, else None.
     full_kv_bytes: of the K/V of one token under the full cache.
     text_bytes: of the reply as text, None where tokens are not text.
+    metric: what ``exact`` is by, where that is not the right reply word for word.
     """
 
     task: str
@@ -42,6 +44,7 @@ class MeasuredTurn:
     full_kv_bytes: float
     f1: float | None = None
     text_bytes: int | None = None
+    metric: str | None = None
 
     def mean(self, name: str) -> float:
         """Of a figure over the steps that have it; NaN where none has."""
@@ -99,6 +102,8 @@ def section(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
     """The figures of one policy and budget: by task, and of ``all`` together, with intervals over episodes."""
     tasks, draws = list(dict.fromkeys(turn.task for turn in turns)), Bootstrap()
     shown = {task: _figures([turn for turn in turns if turn.task == task], draws) for task in tasks}
+    for turn in turns:
+        shown[turn.task]["metric"] = turn.metric
     asked = [turn for turn in turns if turn.exact is not None]
     return {"tasks": shown, ALL: _figures(asked, draws) if asked else None}
 
@@ -112,6 +117,40 @@ def reference_section(turns: Sequence[MeasuredTurn]) -> dict[str, Any]:
         for part in (*figures.get("by_turn", ()), *figures.get("by_length", ())):
             part.pop("kl_nats", None)
     return whole
+
+
+def sample_section(turns: Sequence[MeasuredTurn], share: float) -> dict[str, Any]:
+    """The figures of what was judged of a run that served, with intervals over conversations."""
+    draws = Bootstrap()
+    numbers = sorted({turn.turn for turn in turns})
+    parts = {number: [turn for turn in turns if turn.turn == number] for number in numbers}
+    return {
+        "share": share,
+        **_told(turns, draws),
+        "by_turn": [{"turn": number, **_told(own, draws)} for number, own in parts.items()],
+    }
+
+
+def _told(turns: Sequence[MeasuredTurn], draws: Bootstrap) -> dict[str, Any]:
+    episodes = _by_episode(turns)
+    bits = _bits(episodes, draws)
+    return {
+        "conversations": len(episodes),
+        "turns": len(turns),
+        "tokens": sum(len(turn.steps) for turn in turns),
+        **{name: _interval(episodes, FIGURES[name], draws) for name in ("kl_nats", "top1")},
+        **bits,
+        "perplexity": _perplexity(bits["bits_per_token"]),
+        "reference_perplexity": _perplexity(bits["reference_bits_per_token"]),
+    }
+
+
+def _perplexity(bits: dict[str, float | int | None] | None) -> dict[str, float | int | None] | None:
+    """2 to the power of bits per token, of the mean and of the ends of its interval."""
+    if bits is None:
+        return None
+    powers = {name: 2.0**value if (value := bits[name]) is not None else None for name in ("mean", "low", "high")}
+    return {**powers, "n": bits["n"]}
 
 
 def _figures(turns: Sequence[MeasuredTurn], draws: Bootstrap) -> dict[str, Any]:

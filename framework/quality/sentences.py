@@ -9,7 +9,7 @@ import numpy as np
 
 from .cases import Case, CaseTurn
 from .episodes import TASKS, Protocol
-from .files import TextTokenizer
+from .wording import TextTokenizer, opened
 
 _FILLER = (
     " The road runs along the river for a while.",
@@ -53,7 +53,7 @@ def sentence_case(
     draft = _DRAFTS[task](rng, length)
     wanted = (2 if task == "multi_turn" else 1) if questions is None else questions
     chosen = [draft.asked[int(which)] for which in rng.permutation(len(draft.asked))[:wanted]]
-    asked = [(tokenizer.encode(f"\n{question}"), tokenizer.encode(f" {answer}")) for question, answer in chosen]
+    asked = [(tokenizer.continued(f"\n{question}"), tokenizer.continued(f" {answer}")) for question, answer in chosen]
     room = length - sum(len(question) + len(answer) for question, answer in asked)
     context = _strewn(rng, draft.needles, tokenizer, room)
     first, *rest = [CaseTurn(_ids(question), _ids(answer), len(answer)) for question, answer in asked]
@@ -66,12 +66,12 @@ def sentence_case(
 
 def _strewn(rng: np.random.Generator, needles: Sequence[str], tokenizer: TextTokenizer, room: int) -> list[int]:
     """The needles in random order, filler between them, as many sentences as there is room for."""
-    found = [tokenizer.encode(f" {needles[int(which)]}") for which in rng.permutation(len(needles))]
-    opening = tokenizer.encode(_OPENING)
+    found = [tokenizer.continued(f" {needles[int(which)]}") for which in rng.permutation(len(needles))]
+    opening = opened(tokenizer, _OPENING)
     left = room - len(opening) - sum(map(len, found))
     if left < 0:
         raise ValueError(f"length leaves {room} tokens for the context, {-left} too few for what is asked of it")
-    pieces = [tokenizer.encode(sentence) for sentence in _FILLER]
+    pieces = [tokenizer.continued(sentence) for sentence in _FILLER]
     filler: list[list[int]] = []
     while left >= len(piece := pieces[int(rng.integers(len(pieces)))]):
         filler.append(piece)

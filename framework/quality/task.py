@@ -20,12 +20,11 @@ from ..task_knobs import QualityTask
 from .asking import Asked, draw_cases
 from .cases import Case, Ids
 from .contest import RECORDED_BYTES, Contest, Contestant, check_cases, contestants, followed, full_cache
-from .files import TextTokenizer
 from .judging import Judge
 from .passes import Passed, Speed
-from .results import MeasuredTurn, reference_section, rows, section, write_rows
-
-ROWS = "quality.parquet"
+from .results import ROWS, MeasuredTurn, reference_section, rows, section, write_rows
+from .watching import check_layers
+from .wording import TextTokenizer
 
 
 def quality(config: Mapping[str, Any], folder: Path, info: RunInfo) -> dict[str, Any]:
@@ -92,11 +91,13 @@ class _Plan:
 
 @dataclass(slots=True)
 class _Point:
-    """A contestant, the turns that were measured of it, and how fast it was where it went on from its own replies."""
+    """A contestant, the turns that were measured of it, how fast it was where it went on from its own replies, and
+    which of its layers share K/V, if any may."""
 
     one: Contestant
     turns: list[MeasuredTurn] = field(default_factory=list)
     speeds: list[Speed] = field(default_factory=list)
+    layer_map: dict[str, int] | None = None
 
 
 @dataclass(slots=True)
@@ -110,7 +111,9 @@ def _plan(contest: Contest, config: Mapping[str, Any], parts: Parts) -> _Plan:
     task, ones = contest.task, contestants(config, contest.task)
     for one in ones:
         prepare(one.config, contest.info)
-    with contest.open(full_cache(config, False)) as (_, backend):
+    whole = {**full_cache(config, False), "backend": config["backend"]}  # positions may not be decoupled in any model
+    with contest.open(whole) as (_, backend):
+        check_layers(backend.executor, parts.lossy)
         shape, tokenizer = backend.shape, backend.tokenizer
         asked = Asked(shape.name, shape.vocab_size, tokenizer, backend.max_tokens)
         cases = draw_cases(task, parts.seed, asked)
@@ -182,6 +185,7 @@ def _measure(
 ) -> None:
     heard = contest.heard(point.one, cases, replies, full)
     alone = contest.free(point.one, cases, full) if free else None
+    point.layer_map = heard.layer_map
     point.turns += judge.turns(cases, replies, heard, full, alone)
     if alone is not None and alone.speed is not None:
         point.speeds.append(alone.speed)
@@ -203,7 +207,7 @@ def _summary(run_info: Mapping[str, Any], task: QualityTask, plan: _Plan, found:
         },
         "quality": {
             "protocol": task.protocol,
-            "lengths": list(task.lengths),
+            "lengths": sorted({case.length for case in cases if case.length}),
             "episodes": task.episodes,
             "top_keys": task.top_keys,
             "kv_bytes_per_token": plan.shape.kv_bytes_per_token,
@@ -220,5 +224,6 @@ def _point(point: _Point) -> dict[str, Any]:
         "compression": dict(config["compression"])["name"],
         "budget": point.one.budget,
         "speed": asdict(point.speeds[0]) if len(point.speeds) == 1 else None,
+        **({} if point.layer_map is None else {"layer_map": point.layer_map}),
         **section(point.turns),
     }

@@ -8,14 +8,35 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from ..choices import Lossy
 from ..execution.contract import Executor, Segment
 from ..policy.scored import POSITION_BYTES
+from ..workloads.tokens import IdLog
 from .recording import Held, Recording
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..execution.attention import AttentionOptions
+    from ..execution.listening import Listener
     from ..execution.torch_executor import TorchExecutor
+
+
+@contextmanager
+def listening(executor: Executor, listener: Listener) -> Iterator[None]:
+    """Within it ``listener`` hears of every batch of ``executor``, which is a ``TorchExecutor``."""
+    torch_executor = cast("TorchExecutor", executor)
+    torch_executor.listener = listener
+    try:
+        yield
+    finally:
+        torch_executor.listener = None
+
+
+def probe(executor: Executor) -> Tensor:
+    """The logits [1, vocab_size] of some token, of the device and the dtype that those of a run have. Writes no K/V."""
+    log, table = IdLog(np.zeros(1, np.int32)), np.zeros(1, np.int32)
+    return cast("TorchExecutor", executor).logits([Segment(-1, log, 0, 1, table, write=False, sample=True)])
 
 
 @contextmanager
@@ -26,12 +47,12 @@ def watch(executor: Executor, recording: Recording | None) -> Iterator[None]:
         return
     torch_executor = cast("TorchExecutor", executor)
     recording.holding = lambda segment: holding(torch_executor, segment)
-    recording.attention = lambda layer, segment, query, many: attention(torch_executor, layer, segment, query, many)
-    torch_executor.listener = recording
-    try:
+    asked = torch_executor.attention_options() if recording.wanted.top_keys or recording.wanted.rows else []
+    recording.attention = lambda layer, segment, query, many: attention(
+        torch_executor, asked[layer], layer, segment, query, many
+    )
+    with listening(executor, recording):
         yield
-    finally:
-        torch_executor.listener = None
 
 
 def holding(executor: TorchExecutor, segment: Segment) -> Held:
@@ -52,9 +73,11 @@ def holding(executor: TorchExecutor, segment: Segment) -> Held:
     return Held(positions, float(slots * kv_bytes), float(places + state))
 
 
-def attention(executor: TorchExecutor, layer: int, segment: Segment, query: Tensor, many: int) -> Tensor:
-    """The probabilities of the last ``many`` of a whole context's queries ``query`` [length, H, head_dim] in ``layer``:
-    float32 [H, many, keys]; keys are cached as they are attended to."""
+def attention(
+    executor: TorchExecutor, options: AttentionOptions, layer: int, segment: Segment, query: Tensor, many: int
+) -> Tensor:
+    """The probabilities of the last ``many`` of a whole context's queries ``query`` [length, H, head_dim] in ``layer``,
+    which asks for ``options``: float32 [H, many, keys]; keys are cached as they are attended to."""
     import torch
 
     from ...kernels.attention_statistics import attention_statistics
@@ -64,15 +87,32 @@ def attention(executor: TorchExecutor, layer: int, segment: Segment, query: Tens
     table = torch.from_numpy(np.ascontiguousarray(segment.table[: -(-end // page_size)])).to(device)
     found = attention_statistics(
         query,
-        executor.pool[:, layer],
+        executor.pool[:, executor.stored.places[layer]],
         table[None],
         torch.tensor([0, segment.length], dtype=torch.int32, device=device),
         torch.tensor([segment.start], dtype=torch.int32, device=device),
-        scale=query.shape[-1] ** -0.5,
+        scale=options.scale,
+        window=options.window,
+        softcap=options.softcap,
         rows=many,
     )
     assert found.rows is not None
     return found.rows[0, :, -many:].cpu()
+
+
+def check_layers(executor: Executor, lossy: Lossy) -> None:
+    """Refuse a model on whose layers the policies ``lossy`` cannot work.
+
+    Raises
+    ------
+    ValueError
+        Naming the model.
+    """
+    from ..execution.lossy.side import check_windows
+
+    if lossy.narrows:
+        torch_executor = cast("TorchExecutor", executor)
+        check_windows(torch_executor.shape, [each.window for each in torch_executor.attention_options()])
 
 
 def foresee(executor: Executor, attention: Mapping[int, Tensor]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .figures import RC, caption, ending, label_ends
+from .drawing import RC, Picture, ending, finish, label_ends, sheet, tall
 from .numbers import short
 from .rows import Estimate, estimate
 from .runs import Run, Setting
@@ -15,6 +15,7 @@ from .style import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.table import Table as RichTable
 
 KEY, WORKLOAD = "workload.limit", "rounds"
@@ -64,21 +65,16 @@ def batch_tables(runs: Sequence[Run]) -> list[BatchTable]:
     settings: dict[Setting, dict[str, dict[int, list[Run]]]] = {}
     for run in runs:
         if run.ok and run.info["workload"] == WORKLOAD and (batch := _batch(run)) is not None:
-            systems = settings.setdefault(_without(run.setting), {})
+            systems = settings.setdefault(run.setting.without(KEY), {})
             systems.setdefault(run.label, {}).setdefault(batch, []).append(run)
     tables = (_table(setting, systems) for setting, systems in settings.items())
     return [table for table in tables if len(table.batches) > 1]
 
 
 def _batch(run: Run) -> int | None:
-    words = [word for word in run.info.get("overrides", []) if word.startswith(f"{KEY}=")]
-    text = words[-1].partition("=")[2] if words else ""
+    text = run.knob(KEY) or ""
     known = all(run.figure(*path) is not None for path in _FIGURES)
     return int(text) if text.isdigit() and known else None
-
-
-def _without(setting: Setting) -> Setting:
-    return replace(setting, knobs=" ".join(word for word in setting.knobs.split() if not word.startswith(f"{KEY}=")))
 
 
 def _table(setting: Setting, systems: dict[str, dict[int, list[Run]]]) -> BatchTable:
@@ -96,7 +92,7 @@ def _pair(runs: Sequence[Run]) -> tuple[Estimate, Estimate] | None:
 
 def markdown(table: BatchTable) -> str:
     """The table for ``comparison.md``."""
-    lines = [f"## {table.setting}: conversations at once", "", _line(["conversations", *table.headers])]
+    lines = [f"## {group(table)}", "", _line(["conversations", *table.headers])]
     lines.append(_line(["---:"] * (1 + len(table.headers))))
     return "\n".join([*lines, *(_line([batch, *cells]) for batch, cells in table.rows())])
 
@@ -112,7 +108,7 @@ def rich_batches(table: BatchTable) -> RichTable:
     from rich.table import Table as RichTable
 
     shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False)
-    shown.title, shown.title_justify = escape(f"{table.setting}: conversations at once"), "left"
+    shown.title, shown.title_justify = escape(group(table)), "left"
     for header in ("conversations", *table.headers):
         shown.add_column(escape(header.replace(" [", "\n[")), justify="right")
     for batch, cells in table.rows():
@@ -120,7 +116,7 @@ def rich_batches(table: BatchTable) -> RichTable:
     return shown
 
 
-def draw_batches(tables: Sequence[BatchTable], folder: Path) -> list[Path]:
+def draw_batches(tables: Sequence[BatchTable], folder: Path) -> list[Picture]:
     """Draw tokens per second and memory over the conversations at once, a figure for each of ``tables``.
 
     Raises
@@ -129,25 +125,29 @@ def draw_batches(tables: Sequence[BatchTable], folder: Path) -> list[Path]:
         If a file cannot be written.
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
     drawn = []
     for table in tables:
         path = folder / f"throughput_by_batch{ending(table.setting) if len(tables) > 1 else ''}.png"
-        folder.mkdir(parents=True, exist_ok=True)
+        text = f"{table.setting}; equal conversations that all begin at once"
         with mpl.rc_context(RC):
-            figure = Figure(figsize=(11, 4.0))
-            FigureCanvasAgg(figure)
-            unit, factor = table.memory
-            panels = (("Output tokens per second", 1.0), (f"Most K/V on the device, {unit}", factor))
-            for place, (title, scale) in enumerate(panels):
-                axes = figure.add_axes((0.07 + 0.5 * place, 0.22, 0.3, 0.66))
-                _panel(axes, table, place, title, scale)
-            caption(figure, f"{table.setting}; equal conversations that all begin at once")
-            figure.savefig(path, dpi=150, facecolor="white")
-        drawn.append(path)
+            drawn.append(finish(_draw(table), path, "Throughput by conversations at once", text, group(table)))
     return drawn
+
+
+def group(table: BatchTable) -> str:
+    """The heading of the table."""
+    return f"{table.setting}: conversations at once"
+
+
+def _draw(table: BatchTable) -> Figure:
+    figure = sheet(11, height := tall(list(table.systems), least=4.0))
+    unit, factor = table.memory
+    panels = (("Output tokens per second", 1.0), (f"Most K/V on the device, {unit}", factor))
+    for place, (title, scale) in enumerate(panels):
+        axes = figure.add_axes((0.07 + 0.5 * place, 0.88 / height, 0.3, 1 - 1.35 / height))
+        _panel(axes, table, place, title, scale)
+    return figure
 
 
 def _panel(axes: Axes, table: BatchTable, place: int, title: str, factor: float) -> None:
@@ -167,4 +167,4 @@ def _panel(axes: Axes, table: BatchTable, place: int, title: str, factor: float)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.04)
     axes.set_xlabel("conversations at once")
     axes.set_title(title)
-    label_ends(axes, ends, gap=0.075)
+    label_ends(axes, ends)

@@ -6,18 +6,21 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import compress
-from operator import not_
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..metrics.files import replace_text
-from .batches import BatchTable, batch_tables, draw_batches, rich_batches
+from .batches import BatchTable, batch_tables, rich_batches
 from .batches import markdown as batch_markdown
-from .curves import draw_miss_ratios
-from .figures import draw_figures, draw_size_figures
+from .drawing import Picture
+from .gallery import Gallery, draw_all
+from .html import render_page
+from .improvement import ImprovementTable, csv_names, improvements
+from .improvement import markdown as improvement_markdown
 from .quality import QualityTable, quality_tables
-from .quality_curves import draw_quality
+from .quality_samples import SampleTable, rich_samples, sample_tables
+from .quality_samples import csv_rows as sample_rows
+from .quality_samples import markdown as sample_markdown
 from .quality_tables import CSV_NAMES as QUALITY_NAMES
 from .quality_tables import csv_rows as quality_rows
 from .quality_tables import markdown as quality_markdown
@@ -28,13 +31,13 @@ from .replay import markdown as replay_markdown
 from .rows import Row, group_rows
 from .runs import Run, RunError, is_served, load_run
 from .table import METRICS, Table, make_table
+from .terminal import marked_label, rich_table
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.table import Table as RichTable
 
 
-_WIDE = 110
+FIGURES_LEFT_OUT = "{} more settings have no figures of their own here: `kvarena-report DIR --figures all` draws them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Comparison:
     ``tables``: one per setting (measured and simulated never share one); ``problems``: lines about runs that are
     missing or not comparable; ``files``: what was written; ``replays``: one per workload that was replayed;
     ``quality``: one per model and kind of episodes; ``batches``: one per setting in which the number of conversations
-    at once varies.
+    at once varies; ``samples``: one per setting in which runs judged what they served; ``better``: improvements, one
+    per setting with a baseline; ``left_out``: settings without figures of their own.
     """
 
     tables: tuple[Table, ...]
@@ -53,14 +57,20 @@ class Comparison:
     replays: tuple[ReplayTable, ...] = field(default=())
     quality: tuple[QualityTable, ...] = field(default=())
     batches: tuple[BatchTable, ...] = field(default=())
+    samples: tuple[SampleTable, ...] = field(default=())
+    better: tuple[ImprovementTable, ...] = field(default=())
+    pictures: tuple[Picture, ...] = field(default=(), repr=False)
+    left_out: int = 0
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text
 
         for table in self.tables:
-            yield _rich_table(table, options.max_width)
+            yield rich_table(table, console, options.max_width)
             for note in _notes(table):
                 yield Text(note, style="yellow")
+        for sample in self.samples:
+            yield rich_samples(sample, options.max_width)
         for replay in self.replays:
             yield rich_replay(replay, options.max_width)
         for judged in self.quality:
@@ -72,35 +82,60 @@ class Comparison:
     def markdown(self) -> str:
         """The content of ``comparison.md``."""
         parts = ["# Comparison", *(_markdown_table(table) for table in self.tables)]
+        parts += [improvement_markdown(table) for table in self.better]
+        parts += [sample_markdown(table) for table in self.samples]
         parts += [replay_markdown(replay) for replay in self.replays]
         parts += [quality_markdown(table) for table in self.quality]
         parts += [batch_markdown(table) for table in self.batches]
         if self.problems:
             parts.append("## Problems\n\n" + "\n".join(f"- {problem}" for problem in self.problems))
-        figures = [path for path in self.files if path.suffix == ".png"]
-        parts += [f"![{path.stem}](figures/{path.name})" for path in figures]
+        parts += [FIGURES_LEFT_OUT.format(self.left_out)] if self.left_out else []
+        parts += [f"![{one.path.stem}](figures/{one.path.name})" for one in self.pictures]
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
         """The content of ``comparison.csv``: SI units; measured and simulated figures in columns of their own."""
         kinds = sorted({table.setting.kind for table in self.tables})
-        replayed = (*(CSV_NAMES if self.replays else ()), *(QUALITY_NAMES if self.quality else ()))
+        replayed = (*(CSV_NAMES if self.replays else ()), *(QUALITY_NAMES if self.quality or self.samples else ()))
         names = [f"{kind}_{metric.name}{end}" for kind in kinds for metric in METRICS for end in ("", "_ci95")]
-        fixed = ["kind", "workload", "model", "hardware", "system", "seeds", "requests", "failed", "notes", "version"]
+        gained = csv_names(kinds) if self.better else ()
+        fixed = [
+            "kind",
+            "workload",
+            "model",
+            "hardware",
+            "knobs",
+            "system",
+            "seeds",
+            "requests",
+            "failed",
+            "notes",
+            "version",
+        ]
         out = io.StringIO()
-        writer = csv.DictWriter(out, [*fixed, *names, *replayed], restval="", lineterminator="\n")
+        writer = csv.DictWriter(out, [*fixed, *names, *gained, *replayed], restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_csv_row(table, row) for table in self.tables for row in table.rows)
+        better = {table.setting: table for table in self.better}
+        writer.writerows(_csv_row(table, row, better.get(table.setting)) for table in self.tables for row in table.rows)
         writer.writerows(row for replay in self.replays for row in replay.csv_rows())
         writer.writerows(row for table in self.quality for row in quality_rows(table))
+        writer.writerows(row for table in self.samples for row in sample_rows(table))
         return out.getvalue()
 
 
-def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Comparison:
-    """Compare the runs in ``folders``; write ``comparison.md``, ``comparison.csv`` and ``figures/*.png`` into ``out``.
+def compare(
+    folders: Sequence[Path], out: Path, figures: bool | Literal["all"] = True, baseline: str | None = None
+) -> Comparison:
+    """Compare the runs in ``folders``; write ``comparison.md``, ``.csv``, ``.html`` and ``figures/*.png`` into ``out``.
 
-    Only ``summary.json`` and the Parquet files are read. A folder without a readable run is a problem that is reported,
-    not an error. Runs that differ only in their seed share a row.
+    Only ``summary.json``, the Parquet files and, for what a run was configured with, ``.hydra/config.yaml`` are read. A
+    folder without a readable run is a problem that is reported, not an error. Runs that differ only in their seed
+    share a row.
+
+    Parameters
+    ----------
+    figures: False: none; True: of many settings only some get the figures that look into single requests; "all": each.
+    baseline: the row that improvements are counted from, see :func:`improvements`.
 
     Raises
     ------
@@ -112,29 +147,39 @@ def compare(folders: Sequence[Path], out: Path, figures: bool = True) -> Compari
     replays = tuple(replay_tables(runs))
     batches = tuple(batch_tables(runs))
     judged, unreadable = quality_tables(runs)
-    problems += unreadable
+    samples, unread = sample_tables(groups)
+    problems += [*unreadable, *unread]
     problems += [problem for rows in groups.values() for problem in _unequal_workloads(rows)]
     tables = tuple(make_table(setting, with_regret(rows)) for setting, rows in groups.items())
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    drawn: list[Path] = []
+    better = tuple(improvements(tables, baseline))
+    gallery = Gallery()
     if figures:
-        for table in tables:
-            try:
-                drawn += draw_figures(table, out / "figures", many=len(tables) > 1)
-            except RunError as error:
-                problems.append(f"no figures for {table.setting}: {error}")
-        drawn += draw_size_figures(runs, out / "figures")
-        drawn += draw_miss_ratios(replays, out / "figures")
-        drawn += draw_quality(judged, out / "figures")
-        drawn += draw_batches(batches, out / "figures")
-    comparison = Comparison(tables, tuple(problems), tuple(drawn), replays, tuple(judged), batches)
+        found = (tables, better, replays, judged, samples, batches)
+        gallery = draw_all(runs, *found, folder=out / "figures", every=figures == "all")
+    comparison = Comparison(
+        tables,
+        (*problems, *gallery.problems),
+        tuple(one.path for one in gallery.pictures),
+        replays,
+        tuple(judged),
+        batches,
+        tuple(samples),
+        better,
+        tuple(gallery.pictures),
+        gallery.left_out,
+    )
     if not (tables or replays or judged or problems):  # a task with a report of its own
         return comparison
-    texts = {out / "comparison.md": comparison.markdown(), out / "comparison.csv": comparison.csv()}
+    texts = {
+        out / "comparison.md": comparison.markdown(),
+        out / "comparison.csv": comparison.csv(),
+        out / "comparison.html": render_page(comparison),
+    }
     for path, text in texts.items():
         replace_text(path, text)
-    return replace(comparison, files=(*texts, *drawn))
+    return replace(comparison, files=(*texts, *comparison.files))
 
 
 def _load(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -175,43 +220,11 @@ def _notes(table: Table) -> list[str]:
     return [f"{row.label}: {note}" for row in table.rows for note in row.notes]
 
 
-def _rich_table(table: Table, width: int) -> RichTable:
-    """The table for a terminal; a narrow one has no room for the spreads, nor for what the regret tells too."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    narrow = width < _WIDE
-    padding = 0 if narrow else (0, 1)
-    shown = RichTable(box=SIMPLE_HEAD, padding=padding, collapse_padding=True, show_edge=False)
-    shown.title, shown.title_justify = escape(str(table.setting)), "left"
-    hidden = " The spreads are in comparison.md." if narrow and " ± " in str(table.cells) else ""
-    shown.caption, shown.caption_justify = escape(table.caption + hidden), "left"
-    shown.add_column("system", overflow="fold")
-    left_out = [narrow and title == "recomputed" for title, _ in table.headers]
-    for title, unit in compress(table.headers, map(not_, left_out)):
-        lines = (title.split() + unit.split()) if narrow else [title, unit]
-        shown.add_column(escape("\n".join(lines)), justify="right")
-    for row, cells in zip(table.rows, table.cells, strict=True):
-        kept = compress(cells, map(not_, left_out))
-        texts = [replace(cell, text=cell.text.partition(" ± ")[0]) if narrow else cell for cell in kept]
-        marked = [cell.marked("[bold green]{}[/bold green]") for cell in texts]
-        shown.add_row(escape(_label(row)), *marked, style="dim" if row.oracle or not row.ok else None)
-    return shown
-
-
-def _label(row: Row) -> str:
-    marks = [
-        name for name, set_ in (("oracle", row.oracle), ("failed", not row.ok), ("saturated", row.saturated)) if set_
-    ]
-    return f"{row.label} ({', '.join(marks)})" if marks else row.label
-
-
 def _markdown_table(table: Table) -> str:
     header = ["system", *(f"{title} [{unit}]" for title, unit in table.headers)]
     lines = [f"## {table.setting}", "", _line(header), _line(["---", *["---:"] * len(table.headers)])]
     for row, cells in zip(table.rows, table.cells, strict=True):
-        lines.append(_line([_label(row), *(cell.marked("**{}**") for cell in cells)]))
+        lines.append(_line([marked_label(row), *(cell.marked("**{}**") for cell in cells)]))
     lines += ["", table.caption, *(f"\n- {note}" if i == 0 else f"- {note}" for i, note in enumerate(_notes(table)))]
     return "\n".join(lines)
 
@@ -220,13 +233,14 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _csv_row(table: Table, row: Row) -> dict[str, object]:
+def _csv_row(table: Table, row: Row, better: ImprovementTable | None) -> dict[str, object]:
     setting, info = table.setting, row.runs[0].info
     shown: dict[str, object] = {
         "kind": setting.kind,
         "workload": setting.workload,
         "model": setting.model,
         "hardware": setting.hardware,
+        "knobs": setting.knobs,
         "system": row.label,
         "seeds": " ".join(str(run.info["seed"]) for run in row.runs),
         "requests": int(sum(run.figure("workload", "requests") or 0 for run in row.runs)),
@@ -239,4 +253,5 @@ def _csv_row(table: Table, row: Row) -> dict[str, object]:
         if found is not None:
             shown[f"{setting.kind}_{metric.name}"] = found.mean
             shown[f"{setting.kind}_{metric.name}_ci95"] = "" if found.half_width is None else found.half_width
+    shown |= {} if better is None else better.csv_figures(row.label)
     return shown

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from ..quality.intervals import Bootstrap, Interval
+from ..quality.results import ROWS
 from .runs import Run, RunError
 
-ROWS = "quality.parquet"
 FULL, RANDOM = "full cache", "random"
 ALL, TEXT = "all tasks", "perplexity"
 MEASURES = ("accuracy", "f1", "kl_nats", "top1", "attention_error", "recall", "bits_per_token", "kv_share")
+REFERENCE_BITS = "reference_bits_per_token"
 
 Unit = tuple[int, str, int, int]  # seed, task, length, episode
 ByUnit = Mapping[Unit, Mapping[str, float]]
@@ -30,9 +31,9 @@ class QualitySetting:
     knobs: str
 
     def __str__(self) -> str:
-        lengths = ", ".join(f"{length:,}" for length in self.lengths)
+        lengths = self.lengths and f", {', '.join(f'{length:,}' for length in self.lengths)} tokens"
         given = self.knobs and f", {self.knobs}"
-        return f"quality, {self.model}, {self.protocol.replace('_', ' ')}, {lengths} tokens{given}"
+        return f"quality, {self.model}, {self.protocol.replace('_', ' ')}{lengths or ''}{given}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class QualityRow:
         """Its mean over episodes and seeds, with a 95 % interval; bits are added up before dividing."""
         if (task, measure) not in self._known:
             values = self.values(task, measure)
-            weights = [self.units[unit]["steps"] for unit in values] if measure == "bits_per_token" else None
+            weights = [self.units[unit]["steps"] for unit in values] if measure.endswith("bits_per_token") else None
             self._known[task, measure] = self.draws.interval(list(values.values()), weights)
         return self._known[task, measure]
 
@@ -103,6 +104,11 @@ class QualityTable:
         found = [row for row in self.rows if row.label == label]
         return sorted(found, key=lambda row: -1.0 if row.budget is None else row.budget)
 
+    def metric(self, task: str) -> str | None:
+        """What says how right a reply is in ``task``; None: it is the right one word for word, or there is none."""
+        points = (point for run in self.runs for point in run.summary["quality"]["points"])
+        return next((told for point in points if (told := point.get("tasks", {}).get(task, {}).get("metric"))), None)
+
     @property
     def asks(self) -> bool:
         """Some task has right answers."""
@@ -119,7 +125,7 @@ class QualityTable:
 
 def is_quality(run: Run) -> bool:
     """``run`` is a finished ``task=quality``."""
-    return isinstance(run.summary.get("quality"), dict)
+    return "points" in (run.summary.get("quality") or {})
 
 
 def quality_tables(runs: Sequence[Run]) -> tuple[list[QualityTable], list[str]]:
@@ -194,13 +200,13 @@ def _table(setting: QualitySetting, runs: Sequence[Run]) -> QualityTable:
     tasks: dict[str, None] = {}
     for run, label in zip(runs, _labels(runs), strict=True):
         oracles |= {label} if run.oracle else set()
-        for budget, unit, figures in _units(run):
+        for budget, unit, figures in units(run):
             tasks.setdefault(unit[1])
             found.setdefault((label, _given_budget(run) if budget is None else budget), {})[unit] = figures
             full.setdefault(unit, _reference(figures))
     budgets = sorted({budget for _, budget in found if budget is not None})
     draws = Bootstrap()
-    rows = [QualityRow(label, label in oracles, budget, units, draws) for (label, budget), units in found.items()]
+    rows = [QualityRow(label, label in oracles, budget, own, draws) for (label, budget), own in found.items()]
     rows.sort(key=lambda row: (row.oracle, row.label == RANDOM))
     whole = (
         [QualityRow(FULL, False, None, full, draws)] if any("bits_per_token" in one for one in full.values()) else []
@@ -215,8 +221,14 @@ def _reference(figures: Mapping[str, float]) -> Mapping[str, float]:
     return {**found, "steps": figures["steps"], "kv_share": 1.0} if found else {"steps": figures["steps"]}
 
 
-def _units(run: Run) -> Iterator[tuple[float | None, Unit, dict[str, float]]]:
-    """The figures of each budget and episode: means over turns of what are means over steps."""
+def units(run: Run) -> Iterator[tuple[float | None, Unit, dict[str, float]]]:
+    """The figures of each budget and episode: means over turns of what are means over steps.
+
+    Raises
+    ------
+    RunError
+        If the rows are missing or not readable.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

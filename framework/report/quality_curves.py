@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..quality.intervals import Interval
-from .figures import RC, caption, ending, spread
+from .drawing import RC, Picture, ending, finish, spread
 from .quality import ALL, FULL, RANDOM, TEXT, QualityRow, QualityTable
 from .style import look
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLUMNS, _PANEL, _LABELS = 2, (3.4, 2.75), 1.45  # panels beside each other, inches of one, inches for names
+_TITLES = {
+    "quality_accuracy": "Quality against budget: right answers",
+    "quality_kl": "Quality against budget: divergence from the full cache",
+    "quality_attention": "Quality against budget: attention",
+}
 _NOTHING = 1e-3  # nats: not worth a decade of the axis
 _MARGINS = (0.75, 0.62, 0.5, 0.85)  # left, between panels and above each, top, bottom
 
@@ -33,7 +38,7 @@ class _Panel:
     log: bool = False
 
 
-def draw_quality(tables: Sequence[QualityTable], folder: Path) -> list[Path]:
+def draw_quality(tables: Sequence[QualityTable], folder: Path) -> list[Picture]:
     """Draw accuracy, divergence and attention over the bytes kept, for each table with several budgets.
 
     Raises
@@ -46,7 +51,6 @@ def draw_quality(tables: Sequence[QualityTable], folder: Path) -> list[Path]:
     for table in shown:
         end = ending(str(table.setting)) if len(shown) > 1 else ""
         for name, panels in _figures(table).items():
-            folder.mkdir(parents=True, exist_ok=True)
             drawn.append(_draw(table, panels, folder / f"{name}{end}.png"))
     return drawn
 
@@ -57,7 +61,10 @@ def _figures(table: QualityTable) -> dict[str, list[_Panel]]:
     asked = [task for task in table.tasks if task != TEXT]
     whole = ALL if asked else TEXT
     figures = {
-        "quality_accuracy": [*(_Panel(task, "accuracy", f"{task}: exact match", share=True) for task in asked), *text],
+        "quality_accuracy": [
+            *(_Panel(task, "accuracy", f"{task}: {table.metric(task) or 'exact match'}", share=True) for task in asked),
+            *text,
+        ],
         "quality_kl": [
             _Panel(task, "kl_nats", f"{task}: KL to the full cache, nats", log=True) for task in table.tasks
         ],
@@ -74,7 +81,7 @@ def _measured(table: QualityTable, panel: _Panel) -> bool:
     return any(row.label != FULL and row.interval(panel.task, panel.measure) is not None for row in table.rows)
 
 
-def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Path:
+def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Picture:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -95,9 +102,8 @@ def _draw(table: QualityTable, panels: Sequence[_Panel], path: Path) -> Path:
             _panel(axes, table, panel, last=i >= len(panels) - columns)
         floor = f" Less than {_NOTHING:g} nats is drawn there." if panels[0].log else ""
         bands = f"Bands: 95 % intervals over episodes and seeds.{floor}"
-        caption(figure, f"{table.setting}. {table.caption}. {bands}")
-        figure.savefig(path, dpi=150, facecolor="white")
-    return path
+        text = f"{table.setting}. {table.caption}. {bands}"
+        return finish(figure, path, _TITLES[next(n for n in _TITLES if path.stem.startswith(n))], text, table.setting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,11 @@ def by_budget(table: QualityTable, measure: Measure, task: str) -> Grid:
     own = any(row.budget is None for row in table.rows if row.label != FULL)
     budgets: list[float | None] = [*table.budgets, *([None] if own else [])]
     labels = [label for label in table.labels if label != FULL]
-    columns = [_cells(table, [table.row(label, budget) for label in labels], measure, task) for budget in budgets]
+    columns = [cells([table.row(label, budget) for label in labels], measure, task) for budget in budgets]
     headers = tuple(("own size", "") if budget is None else (f"{budget:.0%}", "") for budget in budgets)
     rows: list[tuple[str, bool, tuple[Cell, ...]]] = []
     if (whole := table.row(FULL, None)) is not None and whole.interval(task, measure.name) is not None:
-        rows.append((FULL, False, (*_cells(table, [whole], measure, task), *[Cell("")] * (len(budgets) - 1))))
+        rows.append((FULL, False, (*cells([whole], measure, task), *[Cell("")] * (len(budgets) - 1))))
     for i, label in enumerate(labels):
         first = table.of(label)[0]
         rows.append((_shown(first), first.oracle, tuple(column[i] for column in columns)))
@@ -85,21 +85,27 @@ def details(table: QualityTable) -> Grid:
     """All figures of each policy and budget."""
     asked = [task for task in table.tasks if task != TEXT]
     columns = [(SHARE, ALL if asked else TEXT, SHARE.title)]
-    columns += [(ACCURACY, task, task) for task in asked]
+    columns += [(ACCURACY, task, _titled(table, task)) for task in asked]
     columns += [(ACCURACY, ALL, "all tasks")] if len(asked) > 1 else []
     columns += [(measure, ALL if asked else TEXT, measure.title) for measure in OTHERS]
     columns += [(BITS, TEXT, "text")] if TEXT in table.tasks else []
     groups = [[row for row in table.rows if row.budget == budget] for budget in (*table.budgets, None)]
     ordered = [row for group in (groups[-1], *groups[:-1]) for row in group]
-    cells = {id(row): list[Cell]() for row in ordered}
+    found = {id(row): list[Cell]() for row in ordered}
     for measure, task, _ in columns:
         for group in groups:
-            for row, cell in zip(group, _cells(table, group, measure, task), strict=True):
-                cells[id(row)].append(cell)
+            for row, cell in zip(group, cells(group, measure, task), strict=True):
+                found[id(row)].append(cell)
     headers = tuple((title, measure.unit) for measure, _, title in columns)
     many = len(table.budgets) > 1
-    shown = tuple((_shown(row, many), row.oracle, tuple(cells[id(row)])) for row in ordered)
+    shown = tuple((_shown(row, many), row.oracle, tuple(found[id(row)])) for row in ordered)
     return Grid(str(table.setting), headers, shown)
+
+
+def _titled(table: QualityTable, task: str) -> str:
+    """A task, with what judges replies to it."""
+    metric = table.metric(task)
+    return task if metric is None else f"{task}: {metric}"
 
 
 def _shown(row: QualityRow, budget: bool = False) -> str:
@@ -107,7 +113,7 @@ def _shown(row: QualityRow, budget: bool = False) -> str:
     return f"{name}, {row.budget:.0%}" if budget and row.budget is not None else name
 
 
-def _cells(table: QualityTable, rows: Sequence[QualityRow | None], measure: Measure, task: str) -> list[Cell]:
+def cells(rows: Sequence[QualityRow | None], measure: Measure, task: str) -> list[Cell]:
     """A figure of rows that compete with one another."""
     found = [None if row is None else row.interval(task, measure.name) for row in rows]
     ranked = [
@@ -117,17 +123,17 @@ def _cells(table: QualityTable, rows: Sequence[QualityRow | None], measure: Meas
     ]
     best = (max if measure.best == "max" else min)(ranked) if measure.best and len(set(ranked)) > 1 else None
     lots = next((row for row in rows if row is not None and row.label == RANDOM), None)
-    cells = []
+    shown = []
     for row, one in zip(rows, found, strict=True):
         if row is None or one is None:
-            cells.append(Cell("-"))
+            shown.append(Cell("-"))
             continue
         text = measure.text(one.mean)
         if one.low is not None and one.high is not None and measure.best:
             text += f" ± {measure.text((one.high - one.low) / 2)}"
         competes = not row.oracle and row.label != FULL
-        cells.append(Cell(text + _mark(row, lots, measure, task), competes and one.mean == best))
-    return cells
+        shown.append(Cell(text + _mark(row, lots, measure, task), competes and one.mean == best))
+    return shown
 
 
 def _mark(row: QualityRow, lots: QualityRow | None, measure: Measure, task: str) -> str:
@@ -155,36 +161,45 @@ def markdown(table: QualityTable) -> str:
     parts = []
     shown = grids(table)
     for grid in [*shown, *([details(table)] if len(table.budgets) > 1 else [])]:
-        header = ["policy", *(f"{title} [{unit}]" if unit else title for title, unit in grid.headers)]
-        lines = [f"## {grid.title}", "", _line(header), _line(["---", *["---:"] * len(grid.headers)])]
-        lines += [_line([label, *(cell.marked("**{}**") for cell in cells)]) for label, _, cells in grid.rows]
-        parts.append("\n".join(lines))
+        parts.append(markdown_grid(grid))
     return "\n\n".join([*parts, notes(table)])
+
+
+def markdown_grid(grid: Grid, first: str = "policy") -> str:
+    """A table under its title; ``first``: what the first column is called."""
+    header = [first, *(f"{title} [{unit}]" if unit else title for title, unit in grid.headers)]
+    lines = [f"## {grid.title}", "", _line(header), _line(["---", *["---:"] * len(grid.headers)])]
+    lines += [_line([label, *(cell.marked("**{}**") for cell in found)]) for label, _, found in grid.rows]
+    return "\n".join(lines)
 
 
 def rich_quality(table: QualityTable, width: int) -> Iterator[RichTable]:
     """The tables for a terminal; a narrow one has no room for the intervals."""
+    found = grids(table)
+    for grid in found:
+        yield rich_grid(grid, width, notes(table) if grid is found[-1] else "")
+
+
+def rich_grid(grid: Grid, width: int, caption: str, first: str = "policy") -> RichTable:
+    """A table for a terminal of ``width`` columns, with ``caption`` below."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table as RichTable
 
-    narrow = width < _WIDE
-    found = grids(table)
-    for grid in found:
-        tight = narrow or len(grid.headers) > 6
-        shown = RichTable(box=SIMPLE_HEAD, padding=0 if tight else (0, 1), collapse_padding=True, show_edge=False)
-        shown.title, shown.title_justify = escape(grid.title), "left"
-        hidden = " The intervals are in comparison.md." if tight else ""
-        if grid is found[-1]:
-            shown.caption, shown.caption_justify = escape(notes(table) + hidden), "left"
-        shown.add_column("policy", overflow="fold")
-        for title, unit in grid.headers:
-            lines = [*title.replace("_", "_ ").split(), *unit.split()] if tight else [title, unit]
-            shown.add_column(escape("\n".join(line for line in lines if line)), justify="right")
-        for label, oracle, cells in grid.rows:
-            marked = [_brief(cell, tight).marked("[bold green]{}[/bold green]") for cell in cells]
-            shown.add_row(escape(label), *marked, style="dim" if oracle or label == FULL else None)
-        yield shown
+    tight = width < _WIDE or len(grid.headers) > 6
+    shown = RichTable(box=SIMPLE_HEAD, padding=0 if tight else (0, 1), collapse_padding=True, show_edge=False)
+    shown.title, shown.title_justify = escape(grid.title), "left"
+    hidden = " The intervals are in comparison.md." if tight else ""
+    if caption:
+        shown.caption, shown.caption_justify = escape(caption + hidden), "left"
+    shown.add_column(first, overflow="fold")
+    for title, unit in grid.headers:
+        lines = [*title.replace("_", "_ ").split(), *unit.split()] if tight else [title, unit]
+        shown.add_column(escape("\n".join(line for line in lines if line)), justify="right")
+    for label, oracle, found in grid.rows:
+        marked = [_brief(cell, tight).marked("[bold green]{}[/bold green]") for cell in found]
+        shown.add_row(escape(label), *marked, style="dim" if oracle or label == FULL else None)
+    return shown
 
 
 def _brief(cell: Cell, tight: bool) -> Cell:
@@ -206,25 +221,32 @@ def csv_rows(table: QualityTable) -> Iterator[dict[str, object]]:
     seeds = " ".join(str(seed) for seed in sorted({int(run.info["seed"] or 0) for run in table.runs}))
     for row in table.rows:
         for task in (*table.tasks, *([ALL] if table.asks else [])):
-            figures: dict[str, object] = {}
-            for name in MEASURES:
-                one = row.interval(task, name)
-                if one is not None:
-                    ends = {"": one.mean, "_low": one.low, "_high": one.high}
-                    figures |= {f"quality_{name}{end}": "" if value is None else value for end, value in ends.items()}
             yield {
                 "kind": "measured",
                 "workload": "quality",
                 "model": table.setting.model,
                 "system": row.label,
                 "seeds": seeds,
-                "quality_task": task,
-                "quality_budget": "" if row.budget is None else row.budget,
-                "quality_episodes": len(row.values(task, "steps")),
-                **figures,
+                **csv_figures(row, task),
                 "notes": "oracle: sees the future, not ranked" if row.oracle else "",
                 "version": table.runs[0].info["version"],
             }
+
+
+def csv_figures(row: QualityRow, task: str) -> dict[str, object]:
+    """The columns :data:`CSV_NAMES` of a row."""
+    figures: dict[str, object] = {}
+    for name in MEASURES:
+        one = row.interval(task, name)
+        if one is not None:
+            ends = {"": one.mean, "_low": one.low, "_high": one.high}
+            figures |= {f"quality_{name}{end}": "" if value is None else value for end, value in ends.items()}
+    return {
+        "quality_task": task,
+        "quality_budget": "" if row.budget is None else row.budget,
+        "quality_episodes": len(row.values(task, "steps")),
+        **figures,
+    }
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -117,6 +117,7 @@ class ReplayTable:
                 yield {
                     "kind": "replayed",
                     "workload": self.setting.workload,
+                    "knobs": self.setting.knobs,
                     "system": row.label,
                     "seeds": seeds,
                     "replayed_semantics": self.setting.semantics,

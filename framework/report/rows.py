@@ -95,8 +95,12 @@ def estimate(values: Sequence[float]) -> Estimate:
     if n == 1:
         return Estimate(mean, None, 1)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    t95 = _T95[n - 2] if n - 2 < len(_T95) else 1.96
-    return Estimate(mean, t95 * math.sqrt(variance / n), n)
+    return Estimate(mean, quantile_t95(n - 1) * math.sqrt(variance / n), n)
+
+
+def quantile_t95(degrees: int) -> float:
+    """The two-sided 95 % quantile of Student's t for 1 or more degrees of freedom."""
+    return _T95[degrees - 1] if degrees <= len(_T95) else 1.96
 
 
 def differs(one: dict[int, float], other: dict[int, float]) -> bool | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.workload}, {self.model} on {self.hardware} ({self.kind}){self.knobs and ', ' + self.knobs}"
+
+    def without(self, key: str) -> Setting:
+        """The setting of all runs that differ from this one in the knob ``key`` alone."""
+        return replace(self, knobs=" ".join(word for word in self.knobs.split() if not word.startswith(f"{key}=")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,41 @@ class Run:
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return None if value is None else float(value)
+
+    def knob(self, key: str) -> str | None:
+        """What the command line set ``key`` to, or None where it did not."""
+        words = [word for word in self.info.get("overrides", []) if word.startswith(f"{key}=")]
+        return words[-1].partition("=")[2] if words else None
+
+    def config(self) -> dict[str, Any]:
+        """What the run was configured with, as Hydra wrote it down; empty where that is not there."""
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        try:
+            found = yaml.load((self.folder / ".hydra/config.yaml").read_text(encoding="utf-8"), loader)
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def steps(self, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Columns of ``steps.parquet``, those that it has.
+
+        Raises
+        ------
+        RunError
+            If the file is missing or not readable.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.folder / "steps.parquet"
+        try:
+            with pq.ParquetFile(path) as file:
+                table = file.read(columns=[name for name in columns if name in file.schema_arrow.names])
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: not readable: {error}") from error
+        return {name: table[name].to_numpy() for name in table.column_names}
 
     def requests(self, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Columns of the measured requests (no warm-up, none that failed) of ``requests.parquet``.

@@ -85,10 +85,22 @@ class Table:
 
 def make_table(setting: Setting, rows: Sequence[Row]) -> Table:
     """Lay out ``rows`` of one setting."""
-    metrics = [one for one in METRICS if not one.rare or any(row.estimate(one.path) is not None for row in rows)]
-    columns = [_column(metric, rows) for metric in metrics]
-    headers = tuple((metric.title, unit.name) for metric, (unit, _) in zip(metrics, columns, strict=True))
-    cells = tuple(tuple(cells[i] for _, cells in columns) for i in range(len(rows)))
+    return _lay_out(setting, rows, rows)
+
+
+def together(tables: Sequence[Table]) -> list[Table]:
+    """``tables`` with the same columns in the same units."""
+    rows = [row for table in tables for row in table.rows]
+    return [_lay_out(table.setting, table.rows, rows) for table in tables]
+
+
+def _lay_out(setting: Setting, rows: Sequence[Row], beside: Sequence[Row]) -> Table:
+    """``beside``: the rows that decide which columns there are, and in which units."""
+    metrics = [one for one in METRICS if not one.rare or any(row.estimate(one.path) is not None for row in beside)]
+    units = [_unit(metric, beside) for metric in metrics]
+    columns = [_column(metric, rows, unit) for metric, unit in zip(metrics, units, strict=True)]
+    headers = tuple((metric.title, unit.name) for metric, unit in zip(metrics, units, strict=True))
+    cells = tuple(tuple(cells[i] for cells in columns) for i in range(len(rows)))
     return Table(setting, tuple(rows), headers, cells)
 
 
@@ -122,9 +134,13 @@ def _marks(rows: Sequence[Row]) -> str:
     )
 
 
-def _column(metric: Metric, rows: Sequence[Row]) -> tuple[Unit, list[Cell]]:
+def _unit(metric: Metric, rows: Sequence[Row]) -> Unit:
+    estimates = (row.estimate(metric.path) for row in rows)
+    return metric.unit([found.mean for found in estimates if found is not None])
+
+
+def _column(metric: Metric, rows: Sequence[Row], unit: Unit) -> list[Cell]:
     estimates = [row.estimate(metric.path) for row in rows]
-    unit = metric.unit([found.mean for found in estimates if found is not None])
     texts = ["-" if found is None else short(found.mean * unit.factor) for found in estimates]
     ranked = {row.label: text for row, text in zip(rows, texts, strict=True) if text != "-" and _ranked(metric, row)}
     winner = _winner(metric, [row for row in rows if row.label in ranked])
@@ -136,7 +152,7 @@ def _column(metric: Metric, rows: Sequence[Row]) -> tuple[Unit, list[Cell]]:
         best = shown is not None and ranked.get(row.label) == ranked[shown.label]
         tied = shown is not None and row.label in ranked and not best and _tied(metric, row, shown)
         cells.append(Cell(full, best, tied))
-    return unit, cells
+    return cells
 
 
 def _ranked(metric: Metric, row: Row) -> bool:

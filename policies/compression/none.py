@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...framework.policy import Compression, register
 
@@ -11,6 +12,8 @@ from ...framework.policy import Compression, register
 @dataclass
 class NoCompression(Compression):
     """The native form."""
+
+    packs: ClassVar[bool] = False
 
     def bytes_per_token(self, native_bytes: int, number_bytes: int = 2) -> float:
         return native_bytes

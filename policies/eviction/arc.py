@@ -1,4 +1,4 @@
-"""ARC: adaptive replacement."""
+"""ARC: what was used once and what was used more often share the tier in a proportion that adapts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache that sees the future."""
+"""What is needed latest, and costs least to bring back, leaves first: it sees the future."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class Belady(ScoredEviction):
     """What is needed latest, and costs least to bring back, leaves first: value = cost per page / time to its next use.
 
     An oracle: it knows when each conversation comes back. The cost is what losing the run takes: nothing if a nearer
-    tier holds it, loading it if a lower one does, else recomputing it. Where all costs are equal it is L. A. Belady's
-    MIN (IBM Systems Journal 5(2), 1966). ``weighs_costs`` false ignores costs.
+    tier holds it, loading it if a lower one does, else recomputing it. Where all costs are equal it is MIN: Belady, "A
+    study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966. ``weighs_costs``
+    false ignores costs.
 
     A heuristic, not a bound: with sizes, costs and tiers the optimum is NP-hard, and MIN is optimal only for equal
     pages that are asked for one by one. The true bound is a cache that never evicts. Deviations from MIN: a run that

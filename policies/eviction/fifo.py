@@ -1,4 +1,4 @@
-"""First in, first out."""
+"""First in, first out: use does not count."""
 
 from __future__ import annotations
 

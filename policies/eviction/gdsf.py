@@ -1,4 +1,4 @@
-"""Greedy-Dual-Size-Frequency."""
+"""Greedy-Dual-Size-Frequency: uses times the cost of losing it, by size, ageing."""
 
 from __future__ import annotations
 

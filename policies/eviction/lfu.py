@@ -1,4 +1,4 @@
-"""Least frequently used."""
+"""Least frequently used, among equals least recently."""
 
 from __future__ import annotations
 

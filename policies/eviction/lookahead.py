@@ -1,4 +1,4 @@
-"""CachedAttention's scheduler-aware eviction."""
+"""CachedAttention's scheduler-aware eviction: whole sessions, those that wait in the queue last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least recently used."""
+"""Least recently used, the tail of a context before its head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pensieve's retention value."""
+"""Pensieve's retention value: what is cheap to compute again and long idle leaves first, chunk by chunk."""
 
 from __future__ import annotations
 

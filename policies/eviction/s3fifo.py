@@ -1,4 +1,4 @@
-"""S3-FIFO: three static queues."""
+"""S3-FIFO: a small queue that most pages only pass, a main one, and a ghost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segmented LRU."""
+"""Segmented LRU: what was used more than once is protected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class SLRU(ScoredEviction):
     """Runs on probation leave first, protected ones after them; in each segment the least recently used leaves first.
 
     SGLang's ``SLRUStrategy`` (``mem_cache/evict_policy.py``): a run is protected once it was used ``protected_uses``
-    times, the request that stored it included. The idea is Karedla, Love and Wherry's, IEEE Computer 27(3), 1994.
+    times, the request that stored it included. The idea: Karedla, Love and Wherry, "Caching
+    strategies to improve disk system performance", IEEE Computer 27(3), 1994.
 
     Deviations: as in SGLang the protected segment has no size of its own, so that nothing falls back on probation;
     counts start again when a run that had left is stored anew.

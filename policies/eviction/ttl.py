@@ -1,4 +1,4 @@
-"""Time to live."""
+"""Time to live: what has outlived it leaves first, then the least recently used."""
 
 from __future__ import annotations
 

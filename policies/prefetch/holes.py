@@ -21,7 +21,7 @@ from ...framework.policy import (
 @register("prefetch", "holes")
 @dataclass
 class RecomputeHoles(Prefetch):
-    """Pensieve's restoration (Yu et al., EuroSys 2025, sections 4.3.3 and 4.3.4).
+    """Yu et al., "Stateful LLM serving with Pensieve", EuroSys 2025, sections 4.3.3 and 4.3.4: its restoration.
 
     A context lies as [dropped][host][device][new prompt]: device pages are used, host pages loaded layer by layer
     while earlier layers compute, dropped ranges computed again in the same batch as the new prompt, as a second query

@@ -21,7 +21,8 @@ from ...framework.policy import (
 @register("prefetch", "prefix")
 @dataclass
 class PrefixCache(Prefetch):
-    """vLLM V1's prefix caching (Kwon et al., SOSP 2023; vLLM's ``KVCacheManager`` and ``OffloadingConnector``).
+    """vLLM V1's prefix caching (``KVCacheManager`` and ``OffloadingConnector``); vLLM is Kwon et al., "Efficient memory
+    management for large language model serving with PagedAttention", SOSP 2023.
 
     The leading run of full pages is used, at most up to the last page boundary before the last token, which must be
     computed: device pages as they are, host and disk pages after a load. Everything behind the first miss is computed.

@@ -1,4 +1,4 @@
-"""One instance."""
+"""One instance serves everything."""
 
 from __future__ import annotations
 

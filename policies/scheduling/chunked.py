@@ -1,4 +1,4 @@
-"""vLLM V1's scheduler."""
+"""vLLM V1's scheduler: running requests first, then waiting ones, prompts in chunks, one token budget."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ class Chunked(Scheduling):
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "max_batched_tokens", "max_running")
+
+    @property
+    def chunk(self) -> int | None:
+        return self.max_batched_tokens
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)

@@ -1,4 +1,4 @@
-"""SGLang's cache-aware scheduler."""
+"""SGLang's cache-aware scheduler: of the waiting requests that with the longest cached context first."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class LongestPrefix(Scheduling):
 
     def __post_init__(self) -> None:
         require_at_least(self, 1, "max_batched_tokens", "max_running", "window")
+
+    @property
+    def chunk(self) -> int | None:
+        return self.max_batched_tokens
 
     def plan(self, view: SchedulerView) -> Plan:
         plan = Plan(stable=True)

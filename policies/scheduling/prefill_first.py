@@ -21,8 +21,9 @@ from ...framework.policy import (
 class PrefillFirst(Scheduling):
     """If waiting requests can be admitted the iteration computes their prompts alone, else it decodes.
 
-    vLLM 0.2 (Kwon et al., SOSP 2023, section 4.5): FCFS, whole prompts, at most ``max_batched_tokens`` of them;
-    ``watermark`` of the pages stays available at admission; when decoding runs out of pages the latest arrival is
+    vLLM 0.2 (Kwon et al., "Efficient memory management for large language model serving with PagedAttention", SOSP
+    2023, section 4.5): FCFS, whole prompts, at most ``max_batched_tokens`` of them; ``watermark`` of the pages stays
+    available at admission; when decoding runs out of pages the latest arrival is
     preempted and computed again later, and nothing is admitted in that iteration. Defaults are vLLM 0.2's.
 
     Deviations: a prompt above the limit runs alone instead of being refused, and an idle engine ignores the watermark.

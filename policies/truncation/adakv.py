@@ -1,4 +1,4 @@
-"""More tokens in the heads that look further."""
+"""SnapKV with more tokens in the heads that look further."""
 
 from __future__ import annotations
 

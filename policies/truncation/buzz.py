@@ -1,4 +1,4 @@
-"""The heaviest of every few tokens."""
+"""Of every few tokens the heaviest stays, beside the first and the newest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys that mattered to a recent query."""
+"""Keys that mattered to any recent query stay; there is no budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokens that will be looked at."""
+"""The tokens stay that later queries will look at: it sees the future."""
 
 from __future__ import annotations
 

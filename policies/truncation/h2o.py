@@ -1,4 +1,4 @@
-"""Heavy hitters and recent tokens."""
+"""Heavy hitters, the tokens given most attention so far, and recent ones stay."""
 
 from __future__ import annotations
 

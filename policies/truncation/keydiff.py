@@ -1,4 +1,4 @@
-"""Keys unlike the others."""
+"""Keys unlike the others stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of small norm."""
+"""Keys of small norm stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another run decided."""
+"""What another run decided, again."""
 
 from __future__ import annotations
 

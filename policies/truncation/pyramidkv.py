@@ -1,4 +1,4 @@
-"""More tokens in the first layers than in the last ones."""
+"""SnapKV with more tokens in the first layers than in the last ones."""
 
 from __future__ import annotations
 

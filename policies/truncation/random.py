@@ -1,4 +1,4 @@
-"""Tokens by lot."""
+"""A baseline that knows nothing: tokens by lot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the last queries of the prompt look at."""
+"""What the last queries of the prompt look at stays."""
 
 from __future__ import annotations
 

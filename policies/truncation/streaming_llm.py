@@ -1,4 +1,4 @@
-"""Attention sinks and the most recent tokens."""
+"""Attention sinks and the most recent tokens stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the newest query looks at."""
+"""What the newest query looks at stays."""
 
 from __future__ import annotations
 

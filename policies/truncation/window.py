@@ -1,4 +1,4 @@
-"""A sliding window."""
+"""A sliding window: the newest tokens stay."""
 
 from __future__ import annotations
 

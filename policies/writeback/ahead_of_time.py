@@ -1,4 +1,4 @@
-"""Pensieve's ahead-of-time swap-out."""
+"""Pensieve's ahead-of-time swap-out: copies go down while a share of the device is still free."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CachedAttention's asynchronous saving."""
+"""CachedAttention's asynchronous saving: layer by layer while computing, through a write buffer."""
 
 from __future__ import annotations
 

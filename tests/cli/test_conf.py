@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kvarena.framework.cli import sweep_jobs
+from kvarena.framework.cli.loader import SweepLoader
 from kvarena.framework.composition import BACKENDS, Memory, prepare
 from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.model_knobs import HfModel, RandomModel, ShippedModel
@@ -32,6 +35,7 @@ GROUPS = {
 OPTIONS = sorted(
     (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name not in ("hydra", "local")
 )
+Swept = Callable[[str], list[tuple[dict[str, Any], RunInfo]]]
 KNOBS = [(group, option) for group, option in OPTIONS if group not in ("system", "experiment")]
 
 
@@ -39,14 +43,17 @@ def options(group: str) -> list[str]:
     return [option for member, option in OPTIONS if member == group]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def hydra_is_ready() -> Iterator[None]:
     with initialize_config_module("kvarena.conf", version_base="1.3"):
         yield
 
 
 def composed(*overrides: str) -> tuple[dict[str, Any], RunInfo]:
-    config = compose("config", list(overrides), return_hydra_config=True)
+    return told(compose("config", list(overrides), return_hydra_config=True))
+
+
+def told(config: DictConfig) -> tuple[dict[str, Any], RunInfo]:
     choices = {k: v for k, v in config.hydra.runtime.choices.items() if v is not None}
     own = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     plain = OmegaConf.to_container(own, resolve=True)
@@ -97,9 +104,9 @@ def test_every_option_composes_and_builds(group: str, option: str) -> None:
     model = ["model=llama-3-8b", "hardware=h100"] if (group, option) == ("backend", "simulated") else []
     in_cache = OmegaConf.load(CONF / group / f"{option}.yaml").get("positions") == "cache"
     words = [f"{group}={option}", *model, *(["backend.decoupled=true"] if in_cache else [])]
-    parts = prepare(*composed(*words))
-    chosen = option if group == "task" else str(composed(*words)[0]["task"]["name"])
-    assert isinstance(parts.task, TASK_KNOBS[chosen])
+    config, info = composed(*words)
+    chosen = option if group == "task" else str(config["task"]["name"])
+    assert isinstance(prepare(config, info).task, TASK_KNOBS[chosen])
 
 
 @pytest.mark.parametrize("option", options("hardware"))
@@ -154,23 +161,34 @@ def jobs(experiment: str) -> list[list[str]]:
     return sweep_jobs(OverridesParser.create().parse_overrides(given), sweeper.get("variants") or ())
 
 
+@pytest.fixture(scope="module")
+def swept() -> Swept:
+    """Every job of an experiment, composed as ``-m`` does; each experiment once."""
+    known: dict[str, list[tuple[dict[str, Any], RunInfo]]] = {}
+
+    def compose_jobs(experiment: str) -> list[tuple[dict[str, Any], RunInfo]]:
+        if experiment not in known:
+            loader = SweepLoader(GlobalHydra.instance().config_loader().get_search_path())
+            given = [f"experiment={experiment}"]
+            master = loader.load_configuration("config", given, RunMode.MULTIRUN)
+            known[experiment] = [told(loader.load_sweep_config(master, [*given, *words])) for words in jobs(experiment)]
+        return known[experiment]
+
+    return compose_jobs
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_job_of_an_experiment_composes_and_builds(experiment: str) -> None:
-    known: set[tuple[str, ...]] = set()
+def test_every_job_of_an_experiment_composes_and_builds(experiment: str, swept: Swept) -> None:
     assert len(set(map(tuple, jobs(experiment)))) == len(jobs(experiment)), "two jobs are the same run"
-    for words in jobs(experiment):
-        memory = tuple(word for word in words if word.startswith("memory."))
-        choices = tuple(word for word in words if word not in memory)
-        if not {memory, choices} <= known:  # not each size with each choice
-            prepare(*composed(f"experiment={experiment}", *words))
-        known |= {memory, choices}
+    for config, info in swept(experiment):
+        prepare(config, info)
 
 
-def test_the_experiments_are_what_they_say() -> None:
-    systems = {composed("experiment=quickstart", *words)[1].label for words in jobs("quickstart")}
+def test_the_experiments_are_what_they_say(swept: Swept) -> None:
+    systems = {info.label for _, info in swept("quickstart")}
     assert systems == {"vllm_stateless", "vllm", "vllm_offload", "pensieve", "cachedattention"}
     for paper, system in (("pensieve_ablations", "pensieve"), ("cachedattention_ablations", "cachedattention")):
-        labels = [composed(f"experiment={paper}", *words)[1].label for words in jobs(paper)]
+        labels = [info.label for _, info in swept(paper)]
         assert labels[0] == system
         assert sum(label.startswith(f"{system}+") for label in labels) >= 5
     peers = {name: prepare(*composed(f"experiment={name}")).memory for name in ("peers_host", "peers_disk")}

@@ -147,14 +147,14 @@ def kill(runs: Runs, folder: Path, pid: int, rng: random.Random, while_writing: 
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kills", [3, pytest.param(KILLS, marks=pytest.mark.e2e)])
-def test_runs_killed_at_any_moment(runs: Runs, tmp_path: Path, kills: int) -> None:
+@pytest.mark.e2e
+def test_runs_killed_at_any_moment(runs: Runs, tmp_path: Path) -> None:
     """Every third is let finish: it answers as if there were no disk, with what the killed ones left in it."""
     runs.start("runs=without")
     assert runs.end() == 0
-    expected, rng = replies(tmp_path / "without"), random.Random(kills)
+    expected, rng = replies(tmp_path / "without"), random.Random(KILLS)
     folder, killed, found, reused = tmp_path / "kv", 0, list[int](), 0
-    for number in range(4 * kills):
+    for number in range(4 * KILLS):
         pid = runs.start(*DISK, f"runs=killed{number}", f"workload.prompt_tokens={48 - number % 3}")
         killed += kill(runs, folder, pid, rng, while_writing=number % 3 > 0)
         if number % 3 == 2:
@@ -165,7 +165,7 @@ def test_runs_killed_at_any_moment(runs: Runs, tmp_path: Path, kills: int) -> No
             cache = summary(tmp_path / f"whole{number}")["cache"]
             assert set(cache["faults"]) <= {"checksum", "key"}
             reused += cache["reused_tokens"]["disk"]
-        if killed >= kills and number % 3 == 2:
+        if killed >= KILLS and number % 3 == 2:
             break
-    assert killed >= kills
+    assert killed >= KILLS
     assert max(found) > 0 and reused > 0, found

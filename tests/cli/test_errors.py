@@ -19,6 +19,17 @@ BAD = [
     (["truncation=quest"], ["truncation=quest chooses pages by the queries", "backend=simulated has none"]),
     (["compression=kivi", "truncation=oldest_half"], ["compression=kivi goes with truncation=none"]),
     (["compression=kivi", "compression.bits=3"], ["bits is 3"]),
+    (["compression=kvsharer", "compression.layer_map={5:2,2:7}"], ["layer_map has 2: 7", "points upward"]),
+    (["compression=kvsharer", "compression.layer_map={40:2}"], ["layer_map has 40: 2", "layers of the model: 0 to 31"]),
+    (["compression=kvsharer", "compression.shared_layers=32"], ["shared_layers is 32", "at most 31"]),
+    (
+        ["compression=kvsharer", "truncation=h2o"],
+        ["compression=kvsharer lets layers share K/V", "not with truncation=h2o"],
+    ),
+    (
+        ["backend=torch", "model=tiny", "compression=kvsharer", "compression.layer_map={9:0}"],
+        ["layer_map has 9: 0", "layers of the model: 0 to 3"],
+    ),
     (["truncation=h2o", "task=replay"], ["truncation=h2o", "task=replay knows whole pages only"]),
     (
         ["truncation=snapkv", "truncation.budget_tokens=8", "truncation.budget_ratio=null"],
@@ -73,7 +84,13 @@ BAD = [
 ]
 
 
-MODES = [((), *case) for case in BAD] + [(("-m", "seed=0,1"), *case) for case in BAD[1::3]]
+IN_SWEEPS = {  # one of each place that refuses: words, composition, types, what goes together, files, workload, folder
+    *("a=[", "systm=vllm", "eviction=lruu", "memory.page_size=abc", "+nonsense=1", "truncation=quest"),
+    *("save_decisions=true", "workload.path=/no/such/file", "memory.device_tokens=64", "runs=/proc/nowhere"),
+}
+SWEPT = [case for case in BAD if case[0][-1] in IN_SWEEPS]
+assert len(SWEPT) == len(IN_SWEEPS)
+MODES = [((), *case) for case in BAD] + [(("-m", "seed=0,1"), *case) for case in SWEPT]
 
 
 @pytest.mark.parametrize(("mode", "arguments", "words"), MODES, ids=lambda value: " ".join(value))

@@ -126,8 +126,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("mode", [(), ("-m", "eviction=lru,fifo")], ids=["run", "sweep"])
-@pytest.mark.parametrize(("arguments", "words"), BAD, ids=lambda value: " ".join(value))
+IN_SWEEPS = [
+    case for case in BAD if case[0][0] in ("task.capacities=[0]", "memory.page_size=1000000", "workload=mooncake")
+]
+MODES = [((), *case) for case in BAD] + [(("-m", "eviction=lru,fifo"), *case) for case in IN_SWEEPS]
+
+
+@pytest.mark.parametrize(("mode", "arguments", "words"), MODES, ids=lambda value: " ".join(value))
 def test_bad_input_is_one_line_and_status_2(
     kvarena: Run, tmp_path: Path, mode: tuple[str, ...], arguments: list[str], words: list[str]
 ) -> None:

@@ -86,11 +86,13 @@ class Outcome:
         return sum(record.stall_s for record in self.run.recording.steps)
 
 
-def stateless(model: LoadedModel, workload: ToyWorkload, page_size: int) -> dict[tuple[int, int], list[int]]:
+def stateless(
+    model: LoadedModel, workload: ToyWorkload, page_size: int, sharing: Mapping[int, int] | None = None
+) -> dict[tuple[int, int], list[int]]:
     """The tokens without any reuse, with room for all."""
     ample = -(-workload.total() // page_size) + len(workload) * 3
     policies = {"eviction": LRU(), "prefetch": NoReuse(), "scheduling": Chunked()}
-    executor = TorchExecutor(model, ample, page_size)
+    executor = TorchExecutor(model, ample, page_size, sharing=sharing)
     return serve(workload, ample, page_size, **policies, executor=executor).recording.outputs()  # type: ignore[arg-type]
 
 
@@ -108,11 +110,14 @@ def serve_for_real(
     seed: int = 0,
     slow: bool = True,
     before: Callable[[], None] = lambda: None,
+    sharing: Mapping[int, int] | None = None,
+    decoupled: bool = False,
     **policies: Any,
 ) -> Outcome:
     """Serve ``workload`` with ``pages`` of each tier; ``disk`` is closed at the end. ``before`` each iteration."""
     clock, rng = SkipIdleClock(), random.Random(seed)
-    executor = HookedExecutor(model, pages[Tier.DEVICE], page_size, truncation=_narrows(policies))
+    lossy = {"truncation": _narrows(policies), "sharing": sharing, "decoupled": decoupled}
+    executor = HookedExecutor(model, pages[Tier.DEVICE], page_size, **lossy)
     executor.before = before
     host = host_pool(executor.pool, pages[Tier.HOST]) if Tier.HOST in pages else None
     make: Callable[[], HostCopies] | None = (lambda: SlowCopies(rng)) if slow else None

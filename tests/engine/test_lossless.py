@@ -63,7 +63,7 @@ seen: Counter[str] = Counter()
 
 @pytest.mark.parametrize("prefetch", lossless("prefetch"))
 @pytest.mark.parametrize("scheduling", SCHEDULERS, ids=lambda policy: f"{policy.name}-{policy.max_batched_tokens}")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES)
 @given(workload=workloads(), eviction=st.sampled_from(lossless("eviction")), page_size=st.integers(1, 6))
 def test_tokens_do_not_depend_on_memory(
     prefetch: str, scheduling: Scheduling, workload: ToyWorkload, eviction: str, page_size: int

@@ -45,7 +45,7 @@ def check_tokens(run: Any, workload: ToyWorkload) -> None:
 @pytest.mark.parametrize("prefetch", [*PREFETCHERS, "layerwise b1", "layerwise b2"])
 @pytest.mark.parametrize("writeback", WRITEBACKS)
 @settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
     phases=(Phase.explicit, Phase.reuse, Phase.generate),

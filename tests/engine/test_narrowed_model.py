@@ -104,7 +104,8 @@ def test_what_is_kept_survives_the_tiers(model: LoadedModel, tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_logged_decisions_give_the_same_logits(model: LoadedModel, tmp_path: Path, name: str) -> None:
-    workload = ToyWorkload([[(list(range(30)), 8), ([5, 6], 4)], [([9] * 17, 6)]], think_s=1.0, gap_s=1.0)
+    # One request at a time, however slow the machine: steps take the time that they really take.
+    workload = ToyWorkload([[(list(range(30)), 8), ([5, 6], 4)], [([9] * 17, 6)]], think_s=1e3, gap_s=1e5)
     log, path = DecisionLog(build(name, model)), tmp_path / "decisions.parquet"
     first, again, freely = Chosen(), Chosen(), Chosen()
     alone(model, workload, log, first)

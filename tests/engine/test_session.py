@@ -20,7 +20,7 @@ from kvarena.framework.execution.hardware import Hardware
 from kvarena.framework.execution.simulated import SimulatedExecutor
 from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory import PageStore, Run
-from kvarena.framework.metrics.records import RequestRecord
+from kvarena.framework.metrics import KeptRecords, RequestRecord
 from kvarena.framework.policy import Plan, Prefetch, Scheduling, Tier
 from kvarena.framework.request import Request
 from kvarena.framework.schema import build
@@ -43,7 +43,7 @@ from kvarena.policies.writeback.on_evict import OnEvict
 from kvarena.policies.writeback.write_through import WriteThrough
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import Recording, ToyCosts, ToyLinks, ToyWorkload, serve
+from toy import ToyCosts, ToyLinks, ToyWorkload, serve
 
 SHAPE = ModelShape("toy", 4, 256, 4, 4, 64, 1000, 4_000_000, 256_000, 2, 8192)
 
@@ -56,11 +56,11 @@ def simulate(
     *,
     max_steps: int,
     workload: str = "synthetic_chat",
-) -> tuple[Recording, Engine]:
+) -> tuple[KeptRecords, Engine]:
     knobs = yaml.safe_load((files("kvarena.conf") / "hardware" / "h100.yaml").read_text())
     hardware = build(Hardware, knobs, "hardware")
     executor = SimulatedExecutor(SHAPE, hardware, 16, max_steps=max_steps)
-    recording, clock, arrivals = Recording(), VirtualClock(), Arrivals()
+    recording, clock, arrivals = KeptRecords(), VirtualClock(), Arrivals()
     store = PageStore(
         16,
         {Tier.DEVICE: pages},
@@ -95,7 +95,7 @@ def test_a_stretch_is_its_single_steps(scheduling: Scheduling, prefetch: Prefetc
         assert sum(tokens for _, tokens in two.token_times) == one.output_tokens
 
 
-def overlapping(recording: Recording) -> int:
+def overlapping(recording: KeptRecords) -> int:
     """Iterations that begin before the one before them has ended."""
     return sum(
         after.start_s < before.start_s + before.duration_s - 1e-12 for before, after in pairwise(recording.steps)
@@ -140,7 +140,7 @@ def test_whole_prompts_are_computed_whole(scheduling: Scheduling, prefetch: Pref
     assert prompts and partial_prefills(recording) == 0
 
 
-def partial_prefills(recording: Recording) -> int:
+def partial_prefills(recording: KeptRecords) -> int:
     """Iterations that computed prompt tokens and yet gave a request no token: some prompt was not finished."""
     tokens = sum(record.output_tokens for record in recording.requests)
     given = sum(len(record.token_times) for record in recording.requests)

@@ -10,13 +10,14 @@ import numpy as np
 from kvarena.framework.execution.transfers import Transfer
 from kvarena.framework.memory import PageStore
 from kvarena.framework.memory.moves import Move
+from kvarena.framework.metrics import KeptRecords
 from kvarena.framework.policy import Tier
 from kvarena.framework.traffic import Traffic
 from kvarena.policies.eviction.lru import LRU
 from kvarena.policies.writeback.none import NoWriteback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import Recording, ToyCosts, ToyLinks
+from toy import ToyCosts, ToyLinks
 
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
@@ -43,7 +44,7 @@ def traffic() -> tuple[Traffic, PageStore, Noted]:
     evictions = {tier: LRU() for tier in capacity}
     store = PageStore(1, capacity, evictions, costs=ToyCosts(), writeback=NoWriteback())
     links = Noted()
-    return Traffic(store, links, Recording()), store, links
+    return Traffic(store, links, KeptRecords()), store, links
 
 
 def move(source: Tier, target: Tier, source_slot: int, target_slot: int, reason: str = "swap-out") -> Move:
@@ -113,7 +114,7 @@ def test_links_of_different_speed(monkeypatch) -> None:  # type: ignore[no-untyp
     monkeypatch.setattr(ToyLinks, "submit", slow_disk)
     rng = np.random.default_rng(5)
     moved = 0
-    for seed in range(30):
+    for seed in range(20):
         turns = [
             [(rng.integers(0, 6, rng.integers(1, 9)).tolist(), int(rng.integers(1, 8))) for _ in range(4)]
             for _ in range(8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from kvarena.framework.engine import Engine, EnginePolicies
 from kvarena.framework.execution.clocks import VirtualClock
 from kvarena.framework.execution.contract import Batch, Clock, Segment, StepResult
 from kvarena.framework.execution.transfers import Transfer
+from kvarena.framework.footprint import Footprint
 from kvarena.framework.memory import PageStore
 from kvarena.framework.memory.moves import Move
-from kvarena.framework.metrics.records import RequestRecord, StepRecord, TransferRecord
+from kvarena.framework.metrics import KeptRecords
 from kvarena.framework.policy import Eviction, Prefetch, Scheduling, Tier, Truncation, Writeback
 from kvarena.framework.session import Arrivals, Session
 from kvarena.framework.waiting import WaitingQueue
@@ -185,26 +186,6 @@ class ToyExecutor:
 
 
 @dataclass
-class Recording:
-    requests: list[RequestRecord] = field(default_factory=list)
-    steps: list[StepRecord] = field(default_factory=list)
-    transfers: list[TransferRecord] = field(default_factory=list)
-
-    def request(self, record: RequestRecord) -> None:
-        self.requests.append(record)
-
-    def step(self, record: StepRecord) -> None:
-        self.steps.append(record)
-
-    def transfer(self, record: TransferRecord) -> None:
-        assert record.start_s <= record.end_s
-        self.transfers.append(record)
-
-    def outputs(self) -> dict[tuple[int, int], list[int]]:
-        return {(record.conversation, record.turn): record.output_ids for record in self.requests}
-
-
-@dataclass
 class ToyWorkload:
     """Conversations given as lists of (prompt ids, output tokens)."""
 
@@ -265,7 +246,7 @@ class CheckedEngine(Engine):
 
 @dataclass
 class Run:
-    recording: Recording
+    recording: KeptRecords
     engine: Engine
     executor: Any
     links: ToyLinks | None = None
@@ -285,16 +266,17 @@ def serve(
     links: Any = None,
     truncation: Truncation | None = None,
     window: int | None = None,
+    footprint: Footprint | None = None,
     seed: int = 0,
     fault_rate: float = 0.0,
     clock: Clock | None = None,
 ) -> Run:
     """Serve ``workload`` to the end, on the toy model unless another ``executor`` is given.
 
-    ``window``: the most tokens that a context may have. ``below``: pages of the host and disk tiers. ``clock``: that of
-    ``links``, None: a virtual one.
+    ``window``: the most tokens that a context may have. ``footprint``: of narrowed ones. ``below``: pages of the host
+    and disk tiers. ``clock``: that of ``links``, None: a virtual one.
     """
-    recording, clock, arrivals, queue = Recording(), clock or VirtualClock(), Arrivals(), WaitingQueue()
+    recording, clock, arrivals, queue = KeptRecords(), clock or VirtualClock(), Arrivals(), WaitingQueue()
     capacity = {Tier.DEVICE: num_pages, **(below or {})}
     writeback = writeback or NoWriteback()
     store = PageStore(
@@ -317,7 +299,9 @@ def serve(
         queue=queue,
         links=links,
         max_tokens=window,
+        footprint=footprint,
         num_layers=LAYERS,
     )
     Session(workload, [engine], SingleInstance(), clock, recording, arrivals=arrivals).run()
+    assert all(record.start_s <= record.end_s for record in recording.transfers)
     return Run(recording, engine, executor, links)

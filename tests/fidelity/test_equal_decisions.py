@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kvarena.framework.backends import Backend, open_backend
-from kvarena.framework.calibrate.serving import Rows
 from kvarena.framework.composition import Parts
 from kvarena.framework.execution.simulated import SimulatedBackend
+from kvarena.framework.metrics import KeptRecords
 from kvarena.framework.metrics.records import RequestRecord
 from kvarena.framework.opening import open_workload
 from kvarena.framework.serve import Server
@@ -57,8 +57,8 @@ def open_simulation(parts: Parts) -> Backend:
     return backend
 
 
-def served(parts: Parts, backend: Backend) -> tuple[Rows, Server]:
-    rows = Rows()
+def served(parts: Parts, backend: Backend) -> tuple[KeptRecords, Server]:
+    rows = KeptRecords()
     server = Server(parts, backend, open_workload(parts, backend.shape.vocab_size))
     server.run(rows, lambda stage: None)
     server.store.check()
@@ -66,7 +66,7 @@ def served(parts: Parts, backend: Backend) -> tuple[Rows, Server]:
     return rows, server
 
 
-def decisions(rows: Rows, server: Server) -> dict[str, Any]:
+def decisions(rows: KeptRecords, server: Server) -> dict[str, Any]:
     """Everything that a run records but what was measured or generated."""
     names = [field.name for field in fields(RequestRecord) if field.name not in ("output_ids", "token_times")]
     requests = [{name: getattr(each, name) for name in names} for each in rows.requests]

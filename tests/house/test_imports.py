@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +15,13 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(p for folder in ("framework", "policies", "kernels", "conf") for p in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
-    """(absolute name, at module level) of everything that ``path`` imports."""
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
+    """(absolute name, at module level) of everything that ``path`` imports; each file is parsed once."""
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     package = ["kvarena", *path.relative_to(ROOT).with_suffix("").parts][:-1]
     tree = ast.parse(path.read_text())
     typing_only = {n for node in ast.walk(tree) if _is_type_checking(node) for n in ast.walk(node)}
@@ -47,20 +53,21 @@ def importers(package: str) -> set[str]:
 
 def test_there_is_something_to_look_at() -> None:
     assert len(SOURCES) > 60
-    assert "framework/cli.py" in importers("hydra")
+    assert "framework/cli/application.py" in importers("hydra")
 
 
 @pytest.mark.parametrize(
     ("package", "door"),
     [
         ("triton", "kernels/"),
-        ("wandb", "framework/metrics/tracking.py"),
-        ("hydra", "framework/cli.py"),
+        ("wandb", ("framework/metrics/tracking_wandb.py", "framework/dashboard/")),
+        ("wandb_workspaces", "framework/dashboard/"),
+        ("hydra", "framework/cli/"),
         ("transformers", "framework/execution/"),
         ("datasets", "framework/workloads/"),
     ],
 )
-def test_each_foreign_package_has_one_door(package: str, door: str) -> None:
+def test_each_foreign_package_has_one_door(package: str, door: str | tuple[str, ...]) -> None:
     assert {path for path in importers(package) if not path.startswith(door)} == set()
 
 
@@ -94,7 +101,7 @@ DOORS = ("kvarena.framework.cli", "kvarena.framework.serve", "kvarena.framework.
 def test_imports_point_down(floor: str, above: tuple[str, ...]) -> None:
     doors = DOORS if floor != "framework" else ("kvarena.framework.cli",)
     for path in SOURCES:
-        if path.is_relative_to(ROOT / floor):
+        if path.is_relative_to(ROOT / floor) and not path.is_relative_to(ROOT / "framework/cli"):
             wrong = [name for name, _ in imports(path) if name.startswith((*above, *doors))]
             assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 

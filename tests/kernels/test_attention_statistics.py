@@ -29,10 +29,12 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     return str(request.param)
 
 
-def statistics(call: AttentionCall, column_sums: bool = True, rows: int = 5, **changes: Any) -> AttentionStatistics:
+def statistics(
+    call: AttentionCall, column_sums: bool = True, rows: int = 5, log_sum_exp: bool = False, **changes: Any
+) -> AttentionStatistics:
     names = ("query", "pool", "page_table", "query_starts", "positions", *OPTIONS)
     fields = {name: getattr(call, name) for name in names} | changes
-    return attention_statistics(**fields, column_sums=column_sums, rows=rows)
+    return attention_statistics(**fields, column_sums=column_sums, rows=rows, log_sum_exp=log_sum_exp)
 
 
 def probabilities(call: AttentionCall, segment: int) -> Tensor:
@@ -164,10 +166,22 @@ def test_layers_are_segments(problems: Any) -> None:
         torch.testing.assert_close(together.rows[layer::3], alone.rows)
 
 
+@pytest.mark.parametrize("segments", [None, DECODES, ((700, 900), (0, 3), (64, 0))], ids=["mixed", "decodes", "long"])
+@pytest.mark.parametrize("features", [{}, *FEATURES], ids=str)
+@pytest.mark.parametrize("others", [{"column_sums": False, "rows": 0}, {"rows": 3}], ids=str)
+def test_log_sum_exps_are_those_of_paged_attention(problems: Any, segments: Any, features: Any, others: Any) -> None:
+    call = problems.make_call(segments or problems.MIXED, **features)
+    found = statistics(call, **others, log_sum_exp=True).log_sum_exp
+    names = ("query", "pool", "page_table", "query_starts", "positions", *OPTIONS)
+    _, exact = paged_attention(**{name: getattr(call, name) for name in names}, return_lse=True)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=2e-5, atol=2e-5)
+
+
 def test_only_what_is_wanted(problems: Any) -> None:
     call = problems.make_call(((3, 9), (1, 2)))
     found = statistics(call, column_sums=False, rows=0)
-    assert found.column_sums is None and found.rows is None
+    assert found.column_sums is None and found.rows is None and found.log_sum_exp is None
     assert statistics(call, column_sums=True, rows=0).rows is None
     assert statistics(call, column_sums=False, rows=2).column_sums is None
 

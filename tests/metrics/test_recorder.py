@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -93,65 +91,6 @@ def test_one_file_that_cannot_be_written_costs_no_other(make_request: Maker, tmp
         recorder.close()
     assert {path.name for path in tmp_path.iterdir()} == FILES
     assert pq.read_table(tmp_path / "transfers.parquet").num_rows == 3
-
-
-def _timeline(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "timeline.json").read_text()))
-
-
-def test_timeline_tells_the_run(make_request: Maker, tmp_path: Path) -> None:
-    with RunRecorder(tmp_path) as recorder:
-        _fill(recorder, make_request)
-    trace = _timeline(tmp_path)
-    events = trace["traceEvents"]
-    assert "note" not in trace["otherData"]
-    compute = [event["name"] for event in events if event.get("cat") == "compute"]
-    assert compute == ["decode", "prefill + decode", "decode"]
-    counters = [(event["name"], event["args"]) for event in events if event["ph"] == "C"]
-    assert counters[::2] == [("requests", {"running": 1, "waiting": 0})] * 3
-    assert counters[1::2] == [("pages in use", {"device": 5, "host": 0, "disk": 0})] * 3
-    life = [(e["ph"], e["name"], e["ts"]) for e in events if e.get("cat") == "request" and e["id"] == 1]
-    assert [(ph, name, ts / 1e6) for ph, name, ts in life[1:-1]] == [
-        ("b", "queued", 1), ("e", "queued", 2), ("b", "prefill", 2), ("e", "prefill", 3),
-        ("b", "decode", 3), ("e", "decode", 7),
-    ]  # fmt: skip
-    assert (life[0][0], life[-1][0], life[-1][2] / 1e6) == ("b", "e", 7)
-    loads = [event for event in events if event.get("cat") == "transfer"]
-    assert [event["dur"] / 1e6 for event in loads] == [1.5, 1.5, 1.5]
-    assert [event["tid"] for event in loads] == [1, 2, 1]  # the second overlaps the first
-    lanes = [event["args"]["name"] for event in events if event["name"] == "thread_name" and event["pid"] == 3]
-    assert lanes == ["host->device", "host->device #2"]
-
-
-def test_the_timeline_has_a_track_per_link_beside_the_compute(make_request: Maker, tmp_path: Path) -> None:
-    with RunRecorder(tmp_path) as recorder:
-        recorder.step(StepRecord(0.0, 2.0, 1, 64, 0, 0, 1, 0, 5, host_pages=7, disk_pages=9, stall_s=0.5))
-        recorder.transfer(TransferRecord(0.0, 1.0, "host->device", 2, 4, 64, "swap-in", 3))
-        recorder.transfer(TransferRecord(0.5, 1.5, "device->host", 5, 4, 160, "swap-out"))
-        recorder.transfer(TransferRecord(1.0, 2.0, "host->device", 1, 4, 32, "swap-in", 4))
-        recorder.request(make_request())
-    events = _timeline(tmp_path)["traceEvents"]
-    tracks = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name" and e["pid"] == 3}
-    assert sorted(tracks.values()) == ["device->host", "host->device"]
-    moved = [(tracks[e["tid"]], e["name"], e["ts"] / 1e6, e["dur"] / 1e6) for e in events if e.get("cat") == "transfer"]
-    assert moved == [
-        ("host->device", "swap-in", 0.0, 1.0), ("device->host", "swap-out", 0.5, 1.0),
-        ("host->device", "swap-in", 1.0, 1.0),
-    ]  # fmt: skip
-    told = next(e["args"] for e in events if e.get("cat") == "transfer")
-    assert (told["pages"], told["layers"], told["bytes"], told["reason"], told["request"]) == (2, 4, 64, "swap-in", 3)
-    (step,) = (e for e in events if e.get("cat") == "compute")
-    assert (step["args"]["stall_s"], step["ts"], step["dur"] / 1e6) == (0.5, 0.0, 2.0)
-    assert {"device": 5, "host": 7, "disk": 9} in [e["args"] for e in events if e["ph"] == "C"]
-
-
-def test_a_long_timeline_is_cut_and_says_so(make_request: Maker, tmp_path: Path) -> None:
-    with RunRecorder(tmp_path, timeline_events=1200) as recorder:
-        _fill(recorder, make_request, 500)
-    trace = _timeline(tmp_path)
-    assert "capped: only what began before 100 s is shown (100 of 500 requests" in trace["otherData"]["note"]
-    assert 1100 <= len(trace["traceEvents"]) <= 1210
-    assert pq.read_table(tmp_path / "steps.parquet").num_rows == 500
 
 
 def test_bad_cap() -> None:

@@ -210,3 +210,25 @@ def test_a_duplicate_and_a_broken_plugin_name_the_distribution(with_plugin: Envi
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "kvarena-twin 0.3.1 is broken" in done.stderr
     assert "there_is_no_such_module" in done.stderr
+
+
+def test_from_nothing_to_a_sweep_with_a_policy_of_ones_own(environment: Environment, wheel: Path) -> None:
+    environment.install(wheel)
+    run(environment.folder / "venv/bin/kvarena-new-policy", "eviction", "my_policy", cwd=environment.folder)
+    environment.install("-e", environment.folder / "kvarena-my-policy")
+    listed = json.loads(environment.kvarena("--policies", "eviction", "--json").stdout)["policies"]
+    (mine,) = (policy for policy in listed if policy["distribution"] != "kvarena")
+    assert (mine["name"], mine["distribution"], mine["version"]) == ("my_policy", "kvarena-my-policy", "0.1.0")
+    environment.kvarena(
+        "-m", *SIMULATED, "memory.device_tokens=4096", "workload.max_context=2048", "eviction=lru,my_policy"
+    )
+    (sweep,) = (environment.folder / "runs/default").iterdir()
+    lru, own = (json.loads((sweep / job / "summary.json").read_text()) for job in "01")
+    assert own["run"]["policies"]["eviction"]["distribution"] == "kvarena-my-policy"
+    assert own["cache"] == lru["cache"]
+    assert (sweep / "comparison.md").is_file()
+    again = (environment.folder / "venv/bin/kvarena-new-policy", "writeback", "my_policy")
+    refused = run(*again, cwd=environment.folder, fails=True)
+    assert refused.stderr == (
+        "kvarena-new-policy: the package kvarena_my_policy is installed already; choose another name\n"
+    )

@@ -11,7 +11,7 @@ from kvarena.framework.schema import ConfigError
 
 REGISTRY = Registry.discover()
 BUDGETED = [
-    *("adakv", "buzz", "future", "h2o", "keydiff", "knorm", "pyramidkv", "random", "snapkv"),
+    *("adakv", "buzz", "expected_attention", "future", "h2o", "keydiff", "knorm", "pyramidkv", "random", "snapkv"),
     *("streaming_llm", "tova", "window"),
 ]
 TOKENS = {"budget_ratio": None}
@@ -44,6 +44,11 @@ def test_budgets(name: str, knobs: dict[str, Any], message: str) -> None:
         ("snapkv", {"kernel": -1}, "kernel is -1; it must be at least 1"),
         ("snapkv", {"pooling": "sum"}, "pooling is 'sum', expected one of 'avg', 'max'"),
         ("snapkv", {"group": "median"}, "group is 'median', expected one of 'mean', 'max', 'sum'"),
+        ("expected_attention", {"budget_tokens": 4, **TOKENS}, "budget_tokens is 4; it must be more than sink = 4"),
+        ("expected_attention", {"sink": -1}, "sink is -1; it must be at least 0"),
+        ("expected_attention", {"epsilon": -0.1}, "epsilon is -0.1; it must be at least 0"),
+        ("expected_attention", {"future_positions": 0}, "future_positions is 0; it must be at least 1"),
+        ("expected_attention", {"group": "all"}, "group is 'all', expected one of 'mean', 'max', 'sum'"),
         ("pyramidkv", {"beta": 0}, "beta is 0; it must be at least 1"),
         ("adakv", {"floor_alpha": 1.1}, "floor_alpha is 1.1; it must be from 0 to 1"),
         ("streaming_llm", {"budget_tokens": 4}, "budget_tokens is 4; it must be more than start = 4"),

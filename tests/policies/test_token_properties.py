@@ -15,6 +15,7 @@ from kvarena.framework.registry import Registry
 from kvarena.policies.truncation.adakv import AdaKV
 from kvarena.policies.truncation.buzz import Buzz
 from kvarena.policies.truncation.corm import CORM
+from kvarena.policies.truncation.expected_attention import ExpectedAttention
 from kvarena.policies.truncation.future import Future
 from kvarena.policies.truncation.h2o import H2O
 from kvarena.policies.truncation.keydiff import KeyDiff
@@ -36,6 +37,7 @@ POLICIES: dict[str, Callable[..., TokenTruncation]] = {
     "adakv": lambda **k: AdaKV(**{**GIVEN, "window": 4, "kernel": 3, "floor_alpha": 0.3, **k}),
     "buzz": lambda **k: Buzz(**{**GIVEN, "sink": 2, "window": 3, "stride": 3, **k}),
     "corm": lambda **k: CORM(**{"window": 3, "recent": 3, **k}),
+    "expected_attention": lambda **k: ExpectedAttention(**{**GIVEN, "sink": 2, **k}),
     "future": lambda **k: Future(**{**GIVEN, **k}),
     "h2o": lambda **k: H2O(**{**GIVEN, **k}),
     "h2o_flexgen": lambda **k: H2O(**{**GIVEN, "variant": "flexgen", **k}),
@@ -255,7 +257,8 @@ def test_slots_that_hold_nothing_do_not_matter(name: str) -> None:
     positions = torch.arange(40).expand(3, 2, 40)
     given, keys = random_logits(1, 3, 4, 40).softmax(-1), random_keys(1, 3, 2, 40)
     later, policy = random_logits(2, 3, 4, 40).exp()[:, :, 0], POLICIES[name]()
-    plain = View(0, "prompt", 40, 40, positions, {}, policy.needs, given, keys, lambda: later)
+    asked = random_logits(4, 3, 4, 40)[..., : keys.shape[-1]]
+    plain = View(0, "prompt", 40, 40, positions, {}, policy.needs, given, keys, lambda: later, asked)
     policy.observe(plain)
     kept = policy.keep(plain)
     assert kept is not None
@@ -271,6 +274,7 @@ def test_slots_that_hold_nothing_do_not_matter(name: str) -> None:
         torch.cat((torch.full((3, 4, 40, 5), 7.0), given), -1),
         torch.cat((random_keys(3, 3, 2, 5) + 99, keys), 2),
         lambda: torch.cat((torch.full((3, 4, 5), 9.0), later), -1),
+        asked,
     )
     policy.observe(padded)
     found = policy.keep(padded)

@@ -18,6 +18,11 @@ from kvarena.framework.policy import Grouping, Needs, Stage, TokenTruncation
 Kept = list[list[list[int]]]  # positions of each plane, ascending
 
 
+def values_of(keys: Tensor) -> Tensor:
+    """Values [..., D] that go with keys, of other norms."""
+    return keys.cumsum(dim=-1)
+
+
 @dataclass
 class View:
     """``CacheView`` over tensors; refuses what the policy did not ask for."""
@@ -32,6 +37,9 @@ class View:
     probabilities: Tensor  # [L, H, queries, n]
     cached_keys: Tensor
     later: Callable[[], Tensor]
+    asked: Tensor | None = None  # [L, H, queries, D]
+    normalisers: Tensor | None = None  # [L, H, queries]
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     def _watched(self, asked: bool) -> None:
         assert asked, "not asked for"
@@ -47,11 +55,23 @@ class View:
         self._watched(self.needs.rows > 0)
         return self.probabilities[:, :, -min(self.needs.rows, self.queries) :]
 
+    @property
+    def log_sum_exp(self) -> Tensor:
+        self._watched(self.needs.log_sum_exp)
+        assert self.normalisers is not None
+        return self.normalisers
+
+    @property
+    def unrotated_queries(self) -> Tensor:
+        self._watched(self.needs.queries > 0)
+        assert self.asked is not None
+        return self.asked[:, :, -min(self.needs.queries, self.queries) :]
+
     def keys(self) -> Tensor:
         return self.cached_keys
 
     def values(self) -> Tensor:
-        raise NotImplementedError
+        return values_of(self.cached_keys)
 
     def grouped(self, per_head: Tensor, how: Grouping) -> Tensor:
         layers, heads = self.positions.shape[:2]
@@ -67,7 +87,8 @@ class TokenCache:
     """The cache of one context under ``policy``.
 
     ``logits``: [L, H, T, T] of query and key positions. ``keys``: [L, G, T, D] (zeros if left out). ``shuffle``: slots
-    are put in another order after every step, each plane in its own, as this seed says.
+    are put in another order after every step, each plane in its own, as this seed says. ``queries``: [L, H, T, D],
+    un-rotated; if left out, other numbers of the same query's logits (nothing is computed from them here).
     """
 
     policy: TokenTruncation
@@ -78,6 +99,8 @@ class TokenCache:
     tokens: int = 0
     positions: Tensor = field(init=False)
     state: dict[str, Tensor] = field(default_factory=dict)
+    queries: Tensor | None = None
+    notes: dict[str, Tensor] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)  # [L, H, T] probabilities of each query so far, by position
 
     def __post_init__(self) -> None:
@@ -103,7 +126,7 @@ class TokenCache:
         return self.kept()
 
     def _view(self, queries: int, stage: Stage) -> View:
-        probabilities = self._attend(queries)
+        probabilities, normalisers = self._attend(queries)
         assert self.keys is not None
         index = self.positions.clamp(min=0).unsqueeze(-1).expand(*self.positions.shape, self.keys.shape[-1])
         return View(
@@ -117,7 +140,15 @@ class TokenCache:
             probabilities,
             self.keys.gather(2, index),
             self._later,
+            self._asked(queries),
+            normalisers,
+            self.notes,
         )
+
+    def _asked(self, queries: int) -> Tensor:
+        assert self.keys is not None
+        asking = slice(self.tokens - queries, self.tokens)
+        return (self.logits[..., : self.keys.shape[-1]] if self.queries is None else self.queries)[:, :, asking]
 
     def _later(self) -> Tensor:
         whole = full_attention(self.logits)[:, :, self.tokens :].sum(dim=2)  # [L, H, T]
@@ -126,18 +157,19 @@ class TokenCache:
     def _by_head(self) -> Tensor:
         return self.positions.repeat_interleave(self.share, dim=1)
 
-    def _attend(self, queries: int) -> Tensor:
-        """[L, H, queries, n]."""
+    def _attend(self, queries: int) -> tuple[Tensor, Tensor]:
+        """Probabilities [L, H, queries, n], and the log-sum-exp of each query."""
         asking = torch.arange(self.tokens - queries, self.tokens)
         where = self._by_head().unsqueeze(2)  # [L, H, 1, n]
         rows = self.logits[:, :, asking]
         cached = rows.gather(-1, where.clamp(min=0).expand(*rows.shape[:3], where.shape[-1]))
         seen = (where >= 0) & (where <= asking.view(1, 1, -1, 1))
-        probabilities = cached.masked_fill(~seen, -math.inf).softmax(dim=-1)
+        scores = cached.masked_fill(~seen, -math.inf)
+        probabilities = scores.softmax(dim=-1)
         by_position = torch.zeros_like(rows)
         by_position.scatter_add_(-1, where.clamp(min=0).expand(probabilities.shape), probabilities)
         self.outputs += by_position.unbind(2)
-        return probabilities
+        return probabilities, scores.logsumexp(dim=-1)
 
     def _cut(self, keep: Tensor) -> None:
         assert keep.dtype == torch.bool and keep.shape == self.positions.shape

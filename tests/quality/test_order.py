@@ -12,11 +12,12 @@ from kvarena.framework.cli import main
 from kvarena.framework.quality.intervals import Interval
 from kvarena.framework.report.quality import ALL, FULL, TEXT, QualityRow, QualityTable, quality_tables
 from kvarena.framework.report.runs import load_run
+from kvarena.policies.truncation.knorm import KNorm
+from kvarena.policies.truncation.pyramidkv import PyramidKV
 
 pytestmark = pytest.mark.e2e
 
-# In a model of three layers no norm tells keys apart (knorm), and the deepest layer, which pyramidkv starves, is what
-# retrieves; a window knows nothing either: these may be as bad as lots, or worse.
+# These may be as bad as lots on the retrieval model, or worse: test_why_some_are_no_better_than_lots says why.
 BLIND = ("knorm", "pyramidkv", "window", "streaming_llm", "buzz")
 SEEING = ("h2o", "snapkv", "keydiff", "tova", "adakv")
 SMALL = "truncation.window=8"
@@ -105,3 +106,43 @@ def test_positions_in_the_keys_break_naive_truncation_and_decoupled_ones_do_not(
     )
     assert decoupled == pytest.approx(recomputed, abs=0.05)
     assert naive > recomputed + 0.4
+
+
+def test_why_some_are_no_better_than_lots(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The retrieval model's keys of evidence have large norms (knorm keeps the small ones), its last layer retrieves
+    (pyramidkv starves it), and answers are anywhere (a window holds the last tokens only)."""
+    plain, windowed = (" truncation.counts_metadata=true", f" truncation.counts_metadata=true {SMALL}")
+    given = (
+        *("model=recall", "seed=0,1", "memory.page_size=4", "memory.device_tokens=8192", "task.measures=[]"),
+        *("task.episodes=3", "task.questions=4", "task.budgets=[0.3]", "task.tasks=[multi_key,associative]"),
+    )
+    table = sweep(
+        [
+            *(f"truncation={name}{plain}" for name in ("random", "knorm", "window")),
+            *(f"truncation=pyramidkv{windowed} truncation.beta={beta}" for beta in (1, 2, 20)),
+            f"truncation=snapkv{windowed}",
+        ],
+        *given,
+    )
+    rows = [row for row in table.rows if row.label != FULL]
+    lots, norm, last, snapkv, *pyramids = sorted(rows, key=_order)
+    even, steeper, steep = pyramids
+    assert (lots.against(norm, ALL, "accuracy") or 0) > 0
+    assert (lots.against(last, ALL, "kl_nats") or 0) < 0
+    assert even.values(ALL, "kl_nats") == snapkv.values(ALL, "kl_nats")  # no pyramid: SnapKV
+    assert (even.against(steeper, ALL, "accuracy") or 0) > 0
+    assert (steeper.against(steep, ALL, "accuracy") or 0) > 0
+
+    small, fewer = KNorm.score, PyramidKV.layer_tokens
+    monkeypatch.setattr(KNorm, "score", lambda self, view: -small(self, view))
+    monkeypatch.setattr(PyramidKV, "layer_tokens", lambda self, *sizes: fewer(self, *sizes)[::-1])
+    (tmp_path / "runs").rename(tmp_path / "before")
+    turned = sweep([f"truncation=knorm{plain}", f"truncation=pyramidkv{windowed}"], *given)
+    large, upright = (row for row in turned.rows if row.label != FULL)
+    assert (large.against(lots, ALL, "accuracy") or 0) > 0.5
+    assert (upright.against(steep, ALL, "accuracy") or 0) > 0.5
+
+
+def _order(row: QualityRow) -> tuple[int, str]:
+    names = ("random", "knorm", "window", "snapkv", "pyramidkv")
+    return names.index(row.label.split(" ")[0]), row.label

@@ -39,7 +39,16 @@ def _requests(seed: int, speed: float, hit: float, count: int) -> list[RequestRe
 @pytest.fixture
 def make_run(tmp_path: Path) -> RunMaker:
     """``make_run(system, seed=0, speed=1.0, hit=0.5, count=60, folder=None, **run_info)`` -> the run's folder."""
+    return _maker(tmp_path)
 
+
+@pytest.fixture(scope="module")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> RunMaker:
+    """``make_run`` for runs that all tests of a module look at."""
+    return _maker(tmp_path_factory.mktemp("runs"))
+
+
+def _maker(tmp_path: Path) -> RunMaker:
     def make(
         system: str, seed: int = 0, speed: float = 1.0, hit: float = 0.5, count: int = 60, folder: str = "", **info: Any
     ) -> Path:

@@ -27,7 +27,7 @@ def _shown(comparison: Comparison, width: int = 200) -> str:
 
 
 def _row(markdown: str, label: str) -> list[str]:
-    (line,) = (line for line in markdown.splitlines() if line.startswith(f"| {label} |"))
+    line = next(line for line in markdown.splitlines() if line.startswith(f"| {label} |"))  # of the first table
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from kvarena.framework.report import compare, load_run
-from kvarena.framework.report.figures import _medians_by_turn, spread
+from kvarena.framework.report.drawing import spread
+from kvarena.framework.report.figures import _medians_by_turn, _ttft_cdf
 from kvarena.framework.report.numbers import aligned, count_unit, share, short, time_unit
 from kvarena.framework.report.rows import group_rows
 from kvarena.framework.report.style import look
@@ -36,6 +37,8 @@ def test_figures_are_written_in_the_systems_colours(make_run: RunMaker, tmp_path
     comparison = compare(folders, tmp_path / "out")
     drawn = [path for path in comparison.files if path.suffix == ".png"]
     assert sorted(path.name for path in drawn) == ["reusable_tokens.png", "ttft_by_turn.png", "ttft_cdf.png"]
+    vectors = ["improvement.svg", "memory_over_time.svg", "reuse_by_turn.svg", "where_time_went.svg"]
+    assert sorted(path.name for path in comparison.files if path.suffix == ".svg") == vectors
     for path in drawn:
         assert imread(path).shape[1] > 1000
         assert all(_has_colour(path, look(system).colour) for system in ("vllm", "pensieve"))
@@ -47,7 +50,7 @@ def test_two_settings_do_not_share_a_file(make_run: RunMaker, tmp_path: Path) ->
     compare([make_run("vllm"), make_run("vllm", folder="b", backend="simulated")], tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert "ttft_cdf_synthetic-chat-tiny-on-local-simulated.png" in names
-    assert len(names) == 6
+    assert len(names) == 12
 
 
 def test_medians_by_turn_are_those_of_the_records(make_run: RunMaker) -> None:
@@ -67,11 +70,24 @@ def test_every_system_has_its_own_look() -> None:
     assert look("vllm+eviction=fifo").line != "-"
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_labels_never_overlap(heights: list[float]) -> None:
-    moved = spread(sorted(heights), gap=0.075)
-    assert all(high - low >= 0.075 - 1e-9 for low, high in itertools.pairwise(moved))
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 0.1)), min_size=1, max_size=12))
+def test_labels_never_overlap(labels: list[tuple[float, float]]) -> None:
+    heights, gaps = sorted(height for height, _ in labels), [gap for _, gap in labels[1:]]
+    moved = spread(heights, gaps)
+    assert all(high - low >= gap - 1e-9 for (low, high), gap in zip(itertools.pairwise(moved), gaps, strict=True))
     assert max(moved) <= 1
+
+
+def test_many_long_names_are_drawn_apart_and_the_rest_grey(make_run: RunMaker) -> None:
+    labels = [f"vllm+eviction=policy_{i}+prefetch=layer{i}" for i in range(14)]
+    runs = [load_run(make_run(label, speed=1 + i, count=20, folder=str(i))) for i, label in enumerate(labels)]
+    (rows,) = group_rows(runs).values()
+    figure = _ttft_cdf(rows)
+    boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    named = [text for text in boxes if text.startswith("vllm")]
+    assert {text.split("+")[1].strip() for text in named} == {f"eviction=policy_{i}" for i in range(2, 14)}
+    assert "grey: 2 others" in boxes  # the two slowest
+    assert not any(boxes[one].overlaps(boxes[other]) for one, other in itertools.combinations(named, 2))
 
 
 def test_numbers_are_short() -> None:

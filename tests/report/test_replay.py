@@ -59,7 +59,12 @@ def test_one_capacity_tells_counts_and_regret(tmp_path: Path) -> None:
     assert rows["belady (oracle)"] == ["70.00", "700", "-", "0.00", "20.00"]
     assert rows["infinite cache"] == ["90.00", "-", "-", "-", "0.00"]
     assert comparison.tables == ()
-    assert [path.name for path in comparison.files] == ["comparison.md", "comparison.csv", "miss_ratio.png"]
+    assert [path.name for path in comparison.files] == [
+        "comparison.md",
+        "comparison.csv",
+        "comparison.html",
+        "miss_ratio.png",
+    ]
 
 
 def test_a_curve_has_a_column_for_each_capacity(tmp_path: Path) -> None:

@@ -97,8 +97,10 @@ class _Work:
     def _round(self, front: CodecFront, due: Due) -> None:
         base, done = front.pages * self.rows.page_size, front.rounded
         if due.keys > done.keys:
-            keys = self._read(base + done.keys, base + due.keys, False)
-            write_slots(self.rows, self.table, base + done.keys, self.codec.round_keys(keys), None)
+            # From a whole block on: packing groups keys the same way, and does not round them to other numbers again.
+            first = base + self.codec.due(done.keys).keys
+            keys = self._read(first, base + due.keys, False)
+            write_slots(self.rows, self.table, first, self.codec.round_keys(keys), None)
         if due.values > done.values:
             values = self._read(base + done.values, base + due.values, True)
             write_slots(self.rows, self.table, base + done.values, None, self.codec.round_values(values))

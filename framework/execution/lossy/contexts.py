@@ -53,12 +53,14 @@ class ContextMemory:
     ----------
     positions: int64 [L, G, n], true positions; -1 in the columns of a front that a plane does not fill.
     state: the policy's tensors, [..., n].
+    notes: the policy's tensors of the context as a whole.
     front: None where all slots are ordinary.
     """
 
     positions: Tensor
     state: dict[str, Tensor] = field(default_factory=dict)
     front: Front | None = None
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, num_layers: int, num_kv_heads: int, device: torch.device) -> ContextMemory:

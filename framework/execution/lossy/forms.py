@@ -51,6 +51,7 @@ class LayerCall:
     ----------
     layer: its index.
     query: [num_tokens, H, head_dim], of the whole batch, rotated.
+    unrotated: the same before rotation, where attention rotates; None: where the model does.
     scale, window, softcap, key_cos, key_sin: as in ``kernels.paged_attention``. With narrowed contexts there is no
         window, and with a compression or a selection no key_cos: such runs are refused before.
     """
@@ -62,6 +63,7 @@ class LayerCall:
     softcap: float | None
     key_cos: Tensor | None
     key_sin: Tensor | None
+    unrotated: Tensor | None = None
 
 
 class Attending(Protocol):

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ...policy import Compression, Needs, TokenTruncation
 from ..contract import Narrowing, Segment
+from ..rotation import ModelRotation
 from .compacting import compact
 from .contexts import ContextMemory
 from .forms import FormedSegment, Packed, PackingForm
-from .observing import Seen, Watch
+from .observing import Watch
 from .rows import PoolRows
+from .seeing import Seen
 from .view import Futures, view_of
 
 
@@ -30,11 +32,12 @@ class _Step:
 class Pass:
     """The narrowed contexts of one forward pass. ``segments``: where they are in it; ``watch``: hears of its layers."""
 
-    def __init__(self, rows: PoolRows, needs: Needs, steps: list[_Step]) -> None:
+    def __init__(self, rows: PoolRows, needs: Needs, steps: list[_Step], rotation: ModelRotation | None) -> None:
         self.steps = steps
         watched = [s for s in steps if needs.anything and (needs.decoding or s.narrowing.stage != "decode")]
         self._watched = [s.narrowing.context for s in watched]
-        self.watch = Watch(rows, needs, [s.segment for s in watched]) if watched else None
+        firsts = [s.narrowing.tokens - s.segment.length for s in watched]
+        self.watch = Watch(rows, needs, [s.segment for s in watched], firsts, rotation) if watched else None
 
     def seen(self) -> dict[int, Seen]:
         """What attention gave, by context."""
@@ -51,10 +54,12 @@ class Narrower:
         truncation: TokenTruncation | None,
         compression: Compression | None,
         packing: PackingForm | None,
+        rotation: ModelRotation | None = None,
     ) -> None:
         self._rows = PoolRows.of(pool)
         self._num_heads = num_heads
         self._truncation, self._compression, self._packing = truncation, compression, packing
+        self._rotation = rotation
         self._memories: dict[int, ContextMemory] = {}
 
     def begin(self, segments: Sequence[Segment], table: Tensor) -> Pass | None:
@@ -72,7 +77,8 @@ class Narrower:
             if segment.narrowing is not None:
                 steps.append(self._step(segment, segment.narrowing, row, table[i]))
             row += segment.length
-        return Pass(self._rows, Needs() if self._truncation is None else self._truncation.needs, steps)
+        needs = Needs() if self._truncation is None else self._truncation.needs
+        return Pass(self._rows, needs, steps, self._rotation)
 
     def _step(self, segment: Segment, narrowing: Narrowing, row: int, table: Tensor) -> _Step:
         memory = self._memories.get(narrowing.context)
@@ -138,7 +144,7 @@ class Narrower:
         )
         policy.observe(view)
         keep = policy.keep(view)
-        memory.state = view.state
+        memory.state, memory.notes = view.state, view.notes
         return None if keep is None else checked(keep, memory, policy.name)
 
     def _pack(self, step: _Step, keep: Tensor | None) -> None:

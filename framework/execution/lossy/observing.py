@@ -3,165 +3,135 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ....kernels.attention_statistics import AttentionStatistics, attention_statistics
-from ....kernels.torch_statistics import BLOCK_ELEMENTS, dense_probabilities
 from ...policy import Needs
+from ..rotation import ModelRotation
+from .asking import Asked
 from .forms import FormedSegment, LayerCall
+from .fronts import has_front
+from .observing_fronts import FrontWatch
 from .rows import PoolRows
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What the attention of one segment gave: float32 [L, H, n] and [L, H, w, n], where asked for."""
-
-    column_sums: Tensor | None
-    rows: Tensor | None
+from .seeing import Seen, layer_by_layer, of_layers, of_segments
 
 
 class Watch:
-    """Hears of each layer's attention. Decoding queries wait until the pass is over: one call for all layers."""
+    """Hears of each layer's attention. What can wait until the pass is over is done for all layers at once."""
 
-    def __init__(self, rows: PoolRows, needs: Needs, segments: Sequence[FormedSegment]) -> None:
-        self._rows = rows
-        self._needs = needs
-        self._segments = segments
-        self._decodes = [i for i, s in enumerate(segments) if s.length == 1 and not _has_front(s)]
-        at = [segments[i].rows.start for i in self._decodes]
-        self._decode_rows = torch.tensor(at, dtype=torch.int64, device=rows.pool.device)
-        self._waiting: list[tuple[LayerCall, Tensor]] = []
-        self._layers: dict[int, list[Seen]] = {
-            i: [] for i in range(len(segments)) if segments[i].length > 1 or _has_front(segments[i])
-        }
+    def __init__(
+        self,
+        rows: PoolRows,
+        needs: Needs,
+        segments: Sequence[FormedSegment],
+        firsts: Sequence[int],
+        rotation: ModelRotation | None,
+    ) -> None:
+        """``segments``: what is watched; ``firsts``, ``rotation``: see :class:`Asked`."""
+        self._count = len(segments)
+        self._asked = Asked(needs.queries, segments, firsts, rotation) if needs.queries else None
+        ordinary = [i for i, s in enumerate(segments) if needs.scores and not has_front(s.memory)]
+        decodes = [i for i in ordinary if segments[i].length == 1]
+        prompts = [i for i in ordinary if segments[i].length > 1]
+        fronts = [i for i, s in enumerate(segments) if needs.scores and has_front(s.memory)]
+        kinds = ((decodes, _Decodes), (prompts, _Prompts), (fronts, FrontWatch))
+        self._parts = [(of, kind(rows, needs, [segments[i] for i in of])) for of, kind in kinds if of]
 
     def attended(self, call: LayerCall, out: Tensor) -> None:
         """Called after the attention of each layer, in order."""
-        if self._decodes:
-            self._waiting.append((call, call.query.index_select(0, self._decode_rows)))
-        for i, layers in self._layers.items():
-            see = self._over_front if _has_front(self._segments[i]) else self._over_pages
-            layers.append(see(call, self._segments[i]))
+        for _, part in self._parts:
+            part.attended(call)
+        if self._asked is not None:
+            self._asked.attended(call)
 
     def finish(self) -> list[Seen]:
         """What was seen of each segment. Their K/V must not have moved yet."""
-        found = {i: _stacked(layers) for i, layers in self._layers.items()}
-        if self._decodes:
-            found |= dict(zip(self._decodes, self._of_decodes(), strict=True))
-        self._waiting.clear()
-        return [found[i] for i in range(len(self._segments))]
+        found = [Seen()] * self._count
+        for of, part in self._parts:
+            for i, seen in zip(of, part.finish(), strict=True):
+                found[i] = seen
+        queries = [] if self._asked is None else self._asked.finish()
+        return [replace(s, queries=q) for s, q in zip(found, queries, strict=True)] if queries else found
 
-    def _of_decodes(self) -> list[Seen]:
+
+class _Decodes:
+    """Segments of one query: they wait until the pass is over, one call for all layers."""
+
+    def __init__(self, rows: PoolRows, needs: Needs, segments: Sequence[FormedSegment]) -> None:
+        self._pool, self._needs, self._segments = rows.pool, needs, segments
+        at = [segment.rows.start for segment in segments]
+        self._rows = torch.tensor(at, dtype=torch.int64, device=rows.pool.device)
+        self._waiting: list[tuple[LayerCall, Tensor]] = []
+
+    def attended(self, call: LayerCall) -> None:
+        self._waiting.append((call, call.query.index_select(0, self._rows)))
+
+    def finish(self) -> list[Seen]:
         if len({(call.scale, call.softcap, id(call.key_cos)) for call, _ in self._waiting}) == 1:
             return self._at_once(self._waiting)
         layers = [self._at_once([each]) for each in self._waiting]
-        return [
-            Seen(_joined([s.column_sums for s in parts]), _joined([s.rows for s in parts]))
-            for parts in zip(*layers, strict=True)
-        ]
+        return [layer_by_layer(parts) for parts in zip(*layers, strict=True)]
 
     def _at_once(self, calls: list[tuple[LayerCall, Tensor]]) -> list[Seen]:
         """Each layer of a decoding segment is a segment of the pool in which each layer of a page is a page."""
-        pool, segments, count = self._rows.pool, [self._segments[i] for i in self._decodes], len(calls)
+        pool, segments, count = self._pool, self._segments, len(calls)
         layers = torch.tensor([call.layer for call, _ in calls], dtype=torch.int32, device=pool.device)
         table = _padded([s.table for s in segments])[:, None] * pool.shape[1] + layers[:, None]
         starts = torch.tensor([s.start for s in segments], dtype=torch.int32, device=pool.device)
-        found = self._statistics(
+        found = _statistics(
             calls[0][0],
+            self._needs,
             torch.stack([query for _, query in calls], dim=1).flatten(0, 1),
             pool.flatten(0, 1),
             table.flatten(0, 1),
             torch.arange(len(segments) * count + 1, dtype=torch.int32, device=pool.device),
             starts.repeat_interleave(count),
         )
-        return [_slice(found, slice(i * count, (i + 1) * count), s.start + 1) for i, s in enumerate(segments)]
-
-    def _over_pages(self, call: LayerCall, segment: FormedSegment) -> Seen:
-        device = segment.table.device
-        found = self._statistics(
-            call,
-            call.query[segment.rows],
-            self._rows.pool[:, call.layer],
-            segment.table[None],
-            torch.tensor([0, segment.length], dtype=torch.int32, device=device),
-            torch.tensor([segment.start], dtype=torch.int32, device=device),
-        )
-        return Seen(found.column_sums, found.rows)
-
-    def _statistics(
-        self, call: LayerCall, query: Tensor, pool: Tensor, table: Tensor, starts: Tensor, positions: Tensor
-    ) -> AttentionStatistics:
-        return attention_statistics(
-            query,
-            pool,
-            table,
-            starts,
-            positions,
-            scale=call.scale,
-            softcap=call.softcap,
-            key_cos=call.key_cos,
-            key_sin=call.key_sin,
-            column_sums=self._needs.column_sums,
-            rows=self._needs.rows,
-        )
-
-    def _over_front(self, call: LayerCall, segment: FormedSegment) -> Seen:
-        """A context with a front: its columns unpacked, in blocks of queries."""
-        keys, filled = self._unpacked(call, segment)
-        query = call.query[segment.rows].transpose(0, 1)
-        own = torch.arange(keys.shape[1] - segment.length, keys.shape[1], device=query.device)
-        step = max(1, BLOCK_ELEMENTS // (query.shape[0] * keys.shape[1]))
-        height = min(self._needs.rows, segment.length)
-        sums = query.new_zeros((1, query.shape[0], keys.shape[1]), dtype=torch.float32)
-        rows: list[Tensor] = []
-        for first in range(0, segment.length, step):
-            block = slice(first, first + step)
-            seen = filled & (torch.arange(keys.shape[1], device=own.device) <= own[block, None])
-            found = dense_probabilities(query[:, block], keys, seen, call.scale, call.softcap)
-            sums += found.sum(dim=1)
-            rows.append(found[:, max(0, segment.length - height - first) :])
-        last = torch.cat(rows, dim=1)[None] if height else None
-        return Seen(sums if self._needs.column_sums else None, last)
-
-    def _unpacked(self, call: LayerCall, segment: FormedSegment) -> tuple[Tensor, Tensor]:
-        """Keys [G, n, head_dim] of all columns, and which of them hold a token, bool [G, 1, 1, n]."""
-        memory = segment.memory
-        assert memory is not None and memory.front is not None
-        front, pool = memory.front, self._rows.pool
-        tail = front.pages * self._rows.page_size
-        keys = (
-            front.keys(pool, segment.table, call.layer),
-            self._rows.read(segment.table, tail, segment.start + segment.length, False, call.layer),
-        )
-        dense = torch.cat(keys, dim=1)
-        column = torch.arange(dense.shape[1], device=dense.device)
-        filled = (column < front.counts[call.layer][:, None]) | (column >= front.columns)
-        return dense, filled[:, None, None]
+        return of_layers(found, count, [s.start + 1 for s in segments])
 
 
-def _has_front(segment: FormedSegment) -> bool:
-    return segment.memory is not None and segment.memory.front is not None
+class _Prompts:
+    """Longer segments: one call for each layer."""
+
+    def __init__(self, rows: PoolRows, needs: Needs, segments: Sequence[FormedSegment]) -> None:
+        self._pool, self._needs, self._segments = rows.pool, needs, segments
+        self._lengths, device = [s.length for s in segments], rows.pool.device
+        self._starts = torch.tensor([0, *self._lengths], dtype=torch.int32, device=device).cumsum(0, dtype=torch.int32)
+        self._positions = torch.tensor([s.start for s in segments], dtype=torch.int32, device=device)
+        self._table = _padded([s.table for s in segments])
+        self._layers: list[AttentionStatistics] = []
+
+    def attended(self, call: LayerCall) -> None:
+        parts = [call.query[segment.rows] for segment in self._segments]
+        query = parts[0] if len(parts) == 1 else torch.cat(parts)
+        pool = self._pool[:, call.layer]
+        self._layers.append(_statistics(call, self._needs, query, pool, self._table, self._starts, self._positions))
+
+    def finish(self) -> list[Seen]:
+        return of_segments(self._layers, self._lengths, [s.start + s.length for s in self._segments])
+
+
+def _statistics(
+    call: LayerCall, needs: Needs, query: Tensor, pool: Tensor, table: Tensor, starts: Tensor, positions: Tensor
+) -> AttentionStatistics:
+    return attention_statistics(
+        query,
+        pool,
+        table,
+        starts,
+        positions,
+        scale=call.scale,
+        softcap=call.softcap,
+        key_cos=call.key_cos,
+        key_sin=call.key_sin,
+        column_sums=needs.column_sums,
+        rows=needs.rows,
+        log_sum_exp=needs.log_sum_exp,
+    )
 
 
 def _padded(tables: list[Tensor]) -> Tensor:
     return tables[0][None] if len(tables) == 1 else torch.nn.utils.rnn.pad_sequence(tables, batch_first=True)
-
-
-def _slice(found: AttentionStatistics, at: slice, keys: int) -> Seen:
-    return Seen(
-        None if found.column_sums is None else found.column_sums[at, :, :keys],
-        None if found.rows is None else found.rows[at, :, :, :keys],
-    )
-
-
-def _stacked(layers: list[Seen]) -> Seen:
-    return Seen(_joined([s.column_sums for s in layers]), _joined([s.rows for s in layers]))
-
-
-def _joined(layers: list[Tensor | None]) -> Tensor | None:
-    """[1, ...] of each layer -> [L, ...]."""
-    found = [layer for layer in layers if layer is not None]
-    return torch.cat(found) if found else None

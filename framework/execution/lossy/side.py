@@ -9,6 +9,7 @@ from torch import Tensor
 from ...policy import Compression, Selection, TokenTruncation
 from ..contract import ModelShape, Segment
 from ..packing import PackedBatch
+from ..rotation import ModelRotation
 from .arranging import Arrangement, arrange
 from .assembling import packing_form, selecting_form
 from .contexts import ContextMemory
@@ -27,14 +28,16 @@ class LossySide:
         truncation: TokenTruncation | None,
         selection: Selection | None,
         compression: Compression | None,
+        rotation: ModelRotation | None = None,
     ) -> None:
+        """``rotation``: of the model, for a truncation that needs un-rotated queries."""
         self._pool = pool
         narrows = truncation is not None or compression is not None
         packing = packing_form(compression, pool.shape[-1]) if narrows else None
         self._forms: list[Form] = [] if packing is None else [packing]
         if selection is not None:
             self._forms.append(selecting_form(selection))
-        self._narrower = Narrower(pool, num_heads, truncation, compression, packing)
+        self._narrower = Narrower(pool, num_heads, truncation, compression, packing, rotation)
 
     def begin(self, segments: Sequence[Segment], packed: PackedBatch) -> tuple[Pass | None, Arrangement]:
         """Before the forward pass: the narrowed contexts in it (None: none), and who attends to what.

@@ -11,8 +11,8 @@ from torch import Tensor
 from ...policy import Grouping, Stage
 from ..contract import Narrowing
 from .contexts import ContextMemory
-from .observing import Seen
 from .rows import PoolRows
+from .seeing import Seen
 
 Futures = Callable[[int], Tensor | None]
 
@@ -27,6 +27,7 @@ class ContextView:
     queries: int
     positions: Tensor
     state: dict[str, Tensor]
+    notes: dict[str, Tensor]
     _seen: Seen | None
     _memory: ContextMemory
     _rows: PoolRows
@@ -43,6 +44,16 @@ class ContextView:
     def rows(self) -> Tensor:
         """Float32 [L, H, w, n]."""
         return _asked(None if self._seen is None else self._seen.rows, "rows > 0")
+
+    @property
+    def log_sum_exp(self) -> Tensor:
+        """Float32 [L, H, queries]."""
+        return _asked(None if self._seen is None else self._seen.log_sum_exp, "log_sum_exp=True")
+
+    @property
+    def unrotated_queries(self) -> Tensor:
+        """Float32 [L, H, w, head_dim]."""
+        return _asked(None if self._seen is None else self._seen.queries, "queries > 0")
 
     def keys(self) -> Tensor:
         """Float32 [L, G, n, head_dim], as cached."""
@@ -105,6 +116,7 @@ def view_of(
         queries=queries,
         positions=memory.positions,
         state=memory.state,
+        notes=memory.notes,
         _seen=seen,
         _memory=memory,
         _rows=rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -12,33 +12,17 @@ from omegaconf import OmegaConf
 
 from kvarena.framework.backends import open_backend
 from kvarena.framework.composition import prepare
-from kvarena.framework.metrics.records import RequestRecord, StepRecord, TransferRecord
+from kvarena.framework.metrics import KeptRecords
 from kvarena.framework.opening import open_workload
 from kvarena.framework.run_info import RunInfo
 from kvarena.framework.serve import Server
-
-
-@dataclass
-class Recording:
-    """A recorder that keeps the rows."""
-
-    requests: list[RequestRecord] = field(default_factory=list)
-    steps: list[StepRecord] = field(default_factory=list)
-
-    def request(self, record: RequestRecord) -> None:
-        self.requests.append(record)
-
-    def step(self, record: StepRecord) -> None:
-        self.steps.append(record)
-
-    def transfer(self, record: TransferRecord) -> None: ...
 
 
 @dataclass(frozen=True)
 class Served:
     """``wall_s``: serving alone, without loading."""
 
-    recording: Recording
+    recording: KeptRecords
     wall_s: float
 
 
@@ -58,7 +42,7 @@ def serve(*overrides: str) -> Served:
     backend = open_backend(parts)
     try:
         workload = open_workload(parts, backend.shape.vocab_size, backend.tokenizer)
-        recording = Recording()
+        recording = KeptRecords()
         server = Server(parts, backend, workload)
         start_s = time.perf_counter()
         server.run(recording, lambda progress: None)
