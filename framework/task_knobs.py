@@ -127,9 +127,9 @@ class QualityTask:
     protocol: ``query_agnostic``: the context is compressed before any question is known; ``query_aware``: the first
         question ends the prompt that is compressed, and the reply's first token comes before anything leaves.
     text: a file to predict; None: the held-out excerpt that comes with the model of bytes.
-    files: questions as LongBench or RULER write them. answer_tokens: of a reply to one; None: as LongBench has it for its
-        datasets, 32 for others.
-    file_tokens: longer contexts of files lose their middle; None: none does, and one too long for the model is refused.
+    files: questions as LongBench or RULER write them. answer_tokens: of a reply to one; None: as LongBench has it for
+        its datasets, 32 for others.
+    file_tokens: longer contexts of files lose their middle; None: none does, and what is too long is refused.
     prompts: a file of prompts by dataset, as LongBench publishes them; None: the same in our words.
     budgets: values of ``truncation.budget_ratio`` to measure one after another; None: the policy as it is configured.
     measures: beside accuracy, KL, top-1 and bits.

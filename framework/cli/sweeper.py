@@ -61,7 +61,7 @@ class Variants(BasicSweeper):  # type: ignore[misc, unused-ignore]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Hydra's, with a loader that composes what jobs share once."""
-        loader = SweepLoader(hydra_context.config_loader.config_search_path)
+        loader = SweepLoader(hydra_context.config_loader.get_search_path())
         context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
         super().setup(hydra_context=context, task_function=task_function, config=config)
 

@@ -169,6 +169,7 @@ def test_a_ladder_ends_at_saturation_and_is_resumed(
         return made
 
     monkeypatch.setattr(serve, "summarize", told)
+    monkeypatch.setattr("kvarena.framework.sweeps.ladder.AT_ONCE", 0.0)  # two conversations soon do
     words = ("experiment=throughput_latency", "system=vllm", "workload.limit=2", "tracking=none", "seed=0,1")
     ladder = ("hydra.sweeper.ladder.first=1", "hydra.sweeper.ladder.bisect=1", "hydra.sweeper.ladder.queue_share=1")
     assert kvarena(*words, *ladder)[0] == 130
