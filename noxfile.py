@@ -37,7 +37,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def e2e(session: nox.Session) -> None:
     """Installs in fresh environments, plugins, whole runs from the command line."""
-    pytest(session, "-m", "e2e")
+    pytest(session, "-m", "e2e", "-n", "2", "--dist", "loadfile")
 
 
 @nox.session(venv_backend="none")
