@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .drawing import RC, Picture, ending, finish, label_ends, sheet, tall
+from .drawing import Picture, finish, label_ends, one_each, sheet, tall
 from .numbers import short
 from .rows import Estimate, estimate
 from .runs import Run, Setting
@@ -124,15 +124,12 @@ def draw_batches(tables: Sequence[BatchTable], folder: Path) -> list[Picture]:
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    drawn = []
-    for table in tables:
-        path = folder / f"throughput_by_batch{ending(table.setting) if len(tables) > 1 else ''}.png"
+    def picture(table: BatchTable, path: Path) -> Picture:
         text = f"{table.setting}; equal conversations that all begin at once"
-        with mpl.rc_context(RC):
-            drawn.append(finish(_draw(table), path, "Throughput by conversations at once", text, group(table)))
-    return drawn
+        return finish(_draw(table), path, "Throughput by conversations at once", text, group(table))
+
+    return one_each(tables, folder, "throughput_by_batch.png", picture)
 
 
 def group(table: BatchTable) -> str:

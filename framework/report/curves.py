@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .drawing import RC, Picture, ending, finish, label_ends, sheet, tall
+from .drawing import Picture, finish, label_ends, one_each, sheet, tall
 from .replay import BELADY, INFINITE, ReplayRow, ReplayTable, shown_label
 from .style import look
 
@@ -28,16 +28,13 @@ def draw_miss_ratios(tables: Sequence[ReplayTable], folder: Path) -> list[Pictur
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    drawn = []
-    for table in tables:
-        path = folder / f"miss_ratio{ending(str(table.setting)) if len(tables) > 1 else ''}.png"
+    def picture(table: ReplayTable, path: Path) -> Picture:
         bands = " Bands: smallest to largest over seeds." if _seeds(table) > 1 else ""
         text = f"{table.setting}. {table.caption.split(' Below')[0]}{bands}"
-        with mpl.rc_context(RC):
-            drawn.append(finish(_ratios(table), path, "Hit and miss ratio by capacity", text, table.setting))
-    return drawn
+        return finish(_ratios(table), path, "Hit and miss ratio by capacity", text, table.setting)
+
+    return one_each(tables, folder, "miss_ratio.png", picture)
 
 
 def _seeds(table: ReplayTable) -> int:

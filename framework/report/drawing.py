@@ -6,10 +6,10 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..metrics.files import replace_text
 from .runs import Setting
@@ -43,6 +43,16 @@ RC: dict[Any, Any] = {
 }
 
 
+class OfSetting(Protocol):
+    """Runs that can be compared. ``setting``: what is equal in all of them."""
+
+    @property
+    def setting(self) -> Setting | str: ...
+
+
+Item = TypeVar("Item", bound=OfSetting)
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A figure as it was drawn.
@@ -61,6 +71,23 @@ class Picture:
     caption: str
     svg: str
     group: object
+
+
+def one_each(items: Sequence[Item], folder: Path, name: str, draw: Callable[[Item, Path], Picture]) -> list[Picture]:
+    """A picture of each of ``items``, in the house's type, in ``folder``: under ``name``, or, where there are several,
+    under that and the item's setting.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be written.
+    """
+    import matplotlib as mpl
+
+    stem, suffix = Path(name).stem, Path(name).suffix
+    with mpl.rc_context(RC):
+        ends = [ending(str(item.setting)) if len(items) > 1 else "" for item in items]
+        return [draw(item, folder / f"{stem}{end}{suffix}") for item, end in zip(items, ends, strict=True)]
 
 
 def finish(figure: Figure, path: Path, title: str, text: str, group: object) -> Picture:

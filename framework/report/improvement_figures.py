@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .drawing import RC, Picture, ending, finish, sheet
+from .drawing import Picture, finish, one_each, sheet
 from .figures import name_of, named
 from .improvement import POINTS, Improvement, ImprovementTable
 from .style import look
@@ -25,16 +25,12 @@ def draw_improvements(tables: Sequence[ImprovementTable], folder: Path) -> list[
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    drawn = []
-    for table in tables:
-        path = folder / f"improvement{ending(table.setting) if len(tables) > 1 else ''}.svg"
+    def picture(table: ImprovementTable, path: Path) -> Picture:
         text = f"{describe(table.setting, table.rows)}. {table.caption} Hollow: not significant, or not tested."
-        title = f"Improvement over {table.baseline}"
-        with mpl.rc_context(RC):
-            drawn.append(finish(_draw(table), path, title, text, table.setting))
-    return drawn
+        return finish(_draw(table), path, f"Improvement over {table.baseline}", text, table.setting)
+
+    return one_each(tables, folder, "improvement.svg", picture)
 
 
 def _draw(table: ImprovementTable) -> Figure:

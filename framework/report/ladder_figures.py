@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .drawing import MOST_CURVES, OTHERS, RC, Picture, ending, finish, log_seconds, names_beside, sheet, tall
+from .drawing import MOST_CURVES, OTHERS, Picture, finish, log_seconds, names_beside, one_each, sheet, tall
 from .figures import name_of
 from .ladder import Climber, Ladder, Rung
 from .style import look
@@ -35,17 +35,14 @@ def draw_ladders(ladders: Sequence[Ladder], folder: Path) -> list[Picture]:
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    drawn = []
-    for ladder in ladders:
-        path = folder / f"throughput_latency{ending(ladder.setting) if len(ladders) > 1 else ''}.svg"
+    def picture(ladder: Ladder, path: Path) -> Picture:
         slo = " Dashed line: the limit of good service (task.slo.ttft_s)." if ladder.slo_ttft_s else ""
         about = describe(ladder.setting, [climber.row for climber in ladder.climbers])
         text = f"{about}; lines: mean over seeds, bands: smallest to largest. Hollow: saturated.{slo}"
-        with mpl.rc_context(RC):
-            drawn.append(finish(_draw(ladder), path, "Latency by rate and by throughput", text, ladder.setting))
-    return drawn
+        return finish(_draw(ladder), path, "Latency by rate and by throughput", text, ladder.setting)
+
+    return one_each(ladders, folder, "throughput_latency.svg", picture)
 
 
 def _draw(ladder: Ladder) -> Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .drawing import MOST_CURVES, OTHERS, RC, Picture, broken, ending, finish, label_ends, new_figure, tall
+from .drawing import MOST_CURVES, OTHERS, Picture, broken, finish, label_ends, new_figure, one_each, tall
 from .figures import drawable
 from .rows import Row
 from .runs import Run, Setting
@@ -89,16 +89,13 @@ def draw_trades(found: Sequence[Trade], folder: Path) -> list[Picture]:
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    drawn = []
-    for trade in found:
-        path = folder / f"pareto{ending(trade.setting) if len(found) > 1 else ''}.svg"
+    def picture(trade: Trade, path: Path) -> Picture:
         what = "Per user: 1 / median TPOT. Per GPU: output tokens per second of the run / its devices."
         text = f"{describe(trade.setting, trade.rows)}. {what} Lines: what no other point of the system beats in both."
-        with mpl.rc_context(RC):
-            drawn.append(finish(_draw(trade), path, "Tokens per second: per user and per GPU", text, trade.setting))
-    return drawn
+        return finish(_draw(trade), path, "Tokens per second: per user and per GPU", text, trade.setting)
+
+    return one_each(found, folder, "pareto.svg", picture)
 
 
 def _draw(trade: Trade) -> Figure:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..quality.intervals import Bootstrap
 from ..quality.results import SERVED
-from .drawing import RC, Picture, ending, finish
+from .drawing import Picture, finish, one_each
 from .quality import REFERENCE_BITS, QualityRow, Unit, units
 from .quality_tables import Grid, Measure, cells, csv_figures, markdown_grid, rich_grid
 from .rows import Row
@@ -136,18 +136,14 @@ def draw_samples(tables: Sequence[SampleTable], folder: Path) -> list[Picture]:
     OSError
         If a file cannot be written.
     """
-    import matplotlib as mpl
 
-    shown, drawn = [table for table in tables if len(table.rows) > 1], []
-    for table in shown:
-        path = folder / f"quality_served{ending(table.setting) if len(shown) > 1 else ''}.png"
-        with mpl.rc_context(RC):
-            figure = _draw(table)
-            about = describe(table.setting, [row for row, _ in table.rows])
-            lines = f"Lines: 95 % intervals over conversations. KL below {_FLOOR:g} nats is drawn there."
-            text = f"{about}. {table.sizes}. {lines}"
-            drawn.append(finish(figure, path, "Quality of what was served", text, table.title))
-    return drawn
+    def picture(table: SampleTable, path: Path) -> Picture:
+        about = describe(table.setting, [row for row, _ in table.rows])
+        lines = f"Lines: 95 % intervals over conversations. KL below {_FLOOR:g} nats is drawn there."
+        text = f"{about}. {table.sizes}. {lines}"
+        return finish(_draw(table), path, "Quality of what was served", text, table.title)
+
+    return one_each([table for table in tables if len(table.rows) > 1], folder, "quality_served.png", picture)
 
 
 def _draw(table: SampleTable) -> Figure:
