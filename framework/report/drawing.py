@@ -47,7 +47,7 @@ class OfSetting(Protocol):
     """Runs that can be compared. ``setting``: what is equal in all of them."""
 
     @property
-    def setting(self) -> Setting | str: ...
+    def setting(self) -> object: ...
 
 
 Item = TypeVar("Item", bound=OfSetting)
