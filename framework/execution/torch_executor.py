@@ -89,11 +89,8 @@ class TorchExecutor:
             cannot work on this model or with ``decoupled`` as it is.
         """
         check_positions(truncation, selection, compression, decoupled)
-        if num_pages < 1 or page_size < 1:
-            raise ValueError(f"the pool has {num_pages} pages of {page_size} tokens, expected at least 1 of each")
+        _check_sizes(num_pages, page_size, threads)
         if threads is not None:
-            if threads < 1:
-                raise ValueError(f"backend.threads is {threads}, expected at least 1")
             torch.set_num_threads(threads)
         self._device = torch.device(device)
         self._module = _own(model.module, self._device, None if dtype is None else getattr(torch, dtype))
@@ -111,15 +108,26 @@ class TorchExecutor:
         self.forward_s = 0.0
         self.listener: Listener | None = None
         self.futures: Futures | None = None
-        self._lossy: LossySide | None = None
+        self._lossy: LossySide | None = None  # the probe of decoupled positions goes without
         if decoupled:
             self._decouple()
+        self._lossy = self._side(model, truncation, selection, compression)
+
+    def _side(
+        self,
+        model: LoadedModel,
+        truncation: TokenTruncation | None,
+        selection: Selection | None,
+        compression: Compression | None,
+    ) -> LossySide | None:
+        """What carries out policies that lose something; None if there are none."""
         if truncation is not None or compression is not None:
             check_windows(self.shape, layer_windows(self._module))
-        if truncation is not None or compression is not None or selection is not None:
-            asks = truncation is not None and truncation.needs.queries > 0
-            rotation = rotation_of(model) if asks else None
-            self._lossy = LossySide(self.pool, self.shape.num_heads, truncation, selection, compression, rotation)
+        elif selection is None:
+            return None
+        asks = truncation is not None and truncation.needs.queries > 0
+        rotation = rotation_of(model) if asks else None
+        return LossySide(self.pool, self.shape.num_heads, truncation, selection, compression, rotation)
 
     @property
     def costs(self) -> MeasuredCosts:
@@ -284,6 +292,13 @@ class TorchExecutor:
 
 def _tell(listener: Listener, segments: list[Segment], call: LayerCall, out: Tensor) -> None:
     listener.attended(call.layer, segments, call.query, out)
+
+
+def _check_sizes(num_pages: int, page_size: int, threads: int | None) -> None:
+    if num_pages < 1 or page_size < 1:
+        raise ValueError(f"the pool has {num_pages} pages of {page_size} tokens, expected at least 1 of each")
+    if threads is not None and threads < 1:
+        raise ValueError(f"backend.threads is {threads}, expected at least 1")
 
 
 def _own(module: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:

@@ -21,7 +21,7 @@ JOBS = [
     ["eviction=lru", "system=vllm", "workload=rounds", "workload.turns=3"],
     ["experiment=quickstart", "system=vllm", "+tracking.extra=1"],
     ["system=vllm", "hydra.sweep.subdir=7", "~workload.warmup"],
-    ["memory={page_size:32}", "runs='a b'", "hydra.sweep.dir='/tmp/a=b, c'"],
+    ["memory={page_size:32}", "runs='a b'", "hydra.sweep.dir='x/a=b, c'"],
 ]
 
 
